@@ -1,0 +1,213 @@
+"""Every configuration value: its one home, its unit in its name, a default that works.
+
+Values come, later ones winning, from the defaults here, a TOML file (``TIDECAST_CONFIG`` or ``--config``) and the
+environment: ``TIDECAST_KAFKA__BOOTSTRAP_SERVERS`` is ``kafka.bootstrap_servers``. An unknown key is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from streams.errors import ConfigurationError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class KafkaSettings(_Section):
+    """How to reach Kafka."""
+
+    bootstrap_servers: str | None = Field(None, description="host:port[,host:port…]; empty: the embedded broker")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_location: Path | None = None
+    extra: dict[str, str | int | float | bool] = Field(default_factory=dict, description="further librdkafka settings")
+    partitions: int = Field(4, ge=1, le=1024, description="partitions of every co-partitioned topic")
+    replication_factor: int = Field(1, ge=1, le=9)
+    transaction_timeout_ms: int = Field(10_000, ge=1_000, le=900_000)
+    session_timeout_ms: int = Field(10_000, ge=1_000, le=600_000)
+    max_message_bytes: int = Field(1_000_000, ge=10_000, le=100_000_000, description="largest event taken")
+    prefix: str = Field("", max_length=50, description="put before the names of all topics and groups")
+
+
+class RedisSettings(_Section):
+    """How to reach Redis (or Valkey)."""
+
+    url: SecretStr | None = Field(None, description="redis://host:port/db; empty: the embedded store")
+    cluster: bool = False
+    prefix: str = Field("tc", max_length=50, description="put before every key")
+    timeout_ms: int = Field(2_000, ge=50, le=60_000)
+
+
+class TimeSettings(_Section):
+    """Event time."""
+
+    allowed_lateness_s: int = Field(600, ge=0, le=30 * 86_400, description="later than this: to the dead letters")
+    max_ahead_s: int = Field(300, ge=0, le=86_400, description="an event may be this far ahead of its append time")
+    idle_ms: int = Field(2_000, ge=50, le=3_600_000, description="an empty input stops holding back the others after")
+
+
+class ShopSettings(_Section):
+    """The shop's own calendar."""
+
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError("must be an IANA time zone such as Europe/London") from error
+        return value
+
+
+class ScoreSettings(_Section):
+    """The score stage."""
+
+    horizon_s: int = Field(3_600, ge=60, le=90 * 86_400, description="a purchase within this time after the click")
+    product_staleness_ms: int = Field(1_000, ge=0, le=600_000, description="product rows are re-read after this")
+    model_pin: str | None = Field(None, description="serve only this model version (name:version)")
+
+
+class LearnSettings(_Section):
+    """The learn stage."""
+
+    publish_every: int = Field(1_000, ge=1, description="learnt examples between two published model versions")
+
+
+class DemandSettings(_Section):
+    """The demand stage."""
+
+    bucket: Literal["H", "D", "W"] = "D"
+    horizon: int = Field(7, ge=1, le=366, description="buckets forecast ahead")
+    retire_after: int = Field(28, ge=1, le=1_000, description="empty buckets after which a series rests")
+
+
+class TrainSettings(_Section):
+    """Scheduled training of the sequence model."""
+
+    schedule: str = Field("0 3 * * *", description="cron, in the shop's time zone")
+    registry: Path = Path(".tidecast/registry")
+    epochs: int = Field(20, ge=1)
+    seed: int = 1
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
+
+
+class RuntimeSettings(_Section):
+    """One worker."""
+
+    worker_id: str = Field("worker-0", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static membership; unique")
+    batch_max_events: int = Field(1_000, ge=1, le=100_000)
+    checkpoint_interval_ms: int = Field(1_000, ge=0, le=600_000)
+    checkpoint_max_rows: int = Field(20_000, ge=1, description="flush early beyond this many changed rows")
+    cache_max_rows: int = Field(200_000, ge=1, description="rows kept in memory per task; clean ones are evicted")
+    metrics_port: int = Field(0, ge=-1, le=65_535, description="health and metrics; 0: any free port, -1: none")
+    metrics_host: str = "127.0.0.1"
+
+
+class Settings(BaseSettings):
+    """All of them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TIDECAST_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    time: TimeSettings = TimeSettings()
+    shop: ShopSettings = ShopSettings()
+    score: ScoreSettings = ScoreSettings()
+    learn: LearnSettings = LearnSettings()
+    demand: DemandSettings = DemandSettings()
+    train: TrainSettings = TrainSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, whose values come in as arguments."""
+        return env_settings, init_settings
+
+
+# These name places for other tools, or choose the file itself; they are no settings.
+_NOT_SETTINGS = {"TIDECAST_CONFIG", "TIDECAST_DATA", "TIDECAST_HOOK", "TIDECAST_HOOK_LOG", "TIDECAST_DATA_DIR"}
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read the settings from `path` (else ``TIDECAST_CONFIG``) and the environment.
+
+    Raises ConfigurationError with the name, the value and the allowed form of what is wrong.
+    """
+    if path is None and os.environ.get("TIDECAST_CONFIG"):
+        path = Path(os.environ["TIDECAST_CONFIG"])
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check --config") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: is not valid TOML ({error})") from error
+    _refuse_unknown_variables()
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain data with every secret masked."""
+    data = settings.model_dump(mode="json")
+    url = settings.redis.url
+    if url is not None:
+        data["redis"]["url"] = _without_password(url.get_secret_value())
+    return data
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}{'***@' if at and credentials else ''}{host}"
+
+
+def _refuse_unknown_variables() -> None:
+    for name in os.environ:
+        if not name.startswith("TIDECAST_") or name in _NOT_SETTINGS:
+            continue
+        section, _, key = name.removeprefix("TIDECAST_").lower().partition("__")
+        field = Settings.model_fields.get(section)
+        known = field.annotation.model_fields if field is not None and field.annotation is not None else {}  # type: ignore[attr-defined]
+        key = key.partition("__")[0]
+        if field is None or (key and key not in known):
+            raise ConfigurationError(
+                f"{name}: there is no such setting; the form is TIDECAST_SECTION__KEY, sections: "
+                + ", ".join(Settings.model_fields)
+                + (f"; keys of {section}: {', '.join(known)}" if known else "")
+            )
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        secret = "password" in name or name.startswith("redis.url")
+        value = "***" if secret else repr(item["input"])
+        lines.append(f"{name} = {value}: {item['msg']}")
+    return "; ".join(lines)
