@@ -1,0 +1,140 @@
+"""What the stages tell each other over `tidecast.activity` and `tidecast.examples`: msgpack, many rows a message.
+
+Rows are arrays, not maps: a new field goes last and has a default, so that old messages stay readable.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from schemas.wire import DecodeError
+
+
+class EventKind(IntEnum):
+    """What happened to a product. A purchase is a click of that type or an order line placed or paid."""
+
+    VIEW = 0
+    SEARCH = 1
+    ADD_TO_CART = 2
+    REMOVE_FROM_CART = 3
+    WISHLIST = 4
+    PURCHASE = 5
+    RETURN = 6
+    CANCEL = 7
+
+
+CLICK_KINDS: dict[str, EventKind] = {kind.name.lower(): kind for kind in EventKind if kind <= EventKind.PURCHASE}
+"""The kind of each click type: ``CLICK_KINDS["view"] is EventKind.VIEW``."""
+
+
+class ActivityRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What one event did to one product.
+
+    `kind` is an EventKind, `time` in UTC ms. `quantity` and `value_minor` (the line's total in minor units, 0 where
+    unknown) are signed: what returns and cancellations take back is negative. `price` is per unit, -1 where unknown.
+    """
+
+    product_id: str
+    category_id: str | None
+    kind: int
+    time: int
+    quantity: int
+    value_minor: int
+    price: int
+    known_user: bool
+
+
+class ActivityBatch(msgspec.Struct, frozen=True, gc=False):
+    """The rows of one batch for one partition of activity, and the watermark (UTC ms) of the `task` that wrote it."""
+
+    task: int
+    tasks: int
+    watermark: int | None
+    rows: list[ActivityRow]
+
+
+class Example(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A vector as it was served, with all that is needed to compute it again.
+
+    `id` is the prediction's; `as_of` in UTC ms; `vector` F little-endian float64; `offsets` the next offsets of clicks
+    and orders after the event was applied; `product_version` the (activity partition, offset) of the product row that
+    was used; `model` is "name:version".
+    """
+
+    id: str
+    user: str
+    as_of: int
+    vector: bytes
+    offsets: tuple[int, int]
+    product_version: tuple[int, int] | None
+    probability: float
+    model: str
+
+
+OutcomeKind = Literal["order", "cancel", "session_end"]
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Something that decides labels: an order, its cancellation, or the end of a session; `time` in UTC ms."""
+
+    kind: OutcomeKind
+    user: str
+    order_id: str | None
+    time: int
+
+
+class ExampleBatch(msgspec.Struct, frozen=True, gc=False):
+    """Examples and outcomes of one batch, in the task's order; `schema_hash` names the layout of the vectors."""
+
+    task: int
+    tasks: int
+    watermark: int | None
+    schema_hash: str
+    examples: list[Example]
+    outcomes: list[Outcome]
+
+
+def encode_activity(batch: ActivityBatch) -> bytes:
+    """Encode as msgpack.
+
+    >>> decode_activity(encode_activity(ActivityBatch(0, 4, 1_000, []))).watermark
+    1000
+    """
+    return _encode(batch)
+
+
+def decode_activity(data: bytes) -> ActivityBatch:
+    """Decode what `encode_activity` wrote, or raise DecodeError."""
+    return _decode(_activity, data)
+
+
+def encode_examples(batch: ExampleBatch) -> bytes:
+    """Encode as msgpack.
+
+    >>> decode_examples(encode_examples(ExampleBatch(0, 4, None, "h", [], [Outcome("order", "u", "o", 5)]))).outcomes
+    [Outcome(kind='order', user='u', order_id='o', time=5)]
+    """
+    return _encode(batch)
+
+
+def decode_examples(data: bytes) -> ExampleBatch:
+    """Decode what `encode_examples` wrote, or raise DecodeError."""
+    return _decode(_examples, data)
+
+
+_T = TypeVar("_T", ActivityBatch, ExampleBatch)
+_encode = msgspec.msgpack.Encoder().encode
+_activity = msgspec.msgpack.Decoder(ActivityBatch)
+_examples = msgspec.msgpack.Decoder(ExampleBatch)
+
+
+def _decode(decoder: Any, data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise DecodeError("invalid", str(error)) from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise DecodeError("undecodable", str(error)) from None
