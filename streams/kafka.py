@@ -1,0 +1,179 @@
+"""The edge towards Kafka: client configurations, topic names with their prefix, and typed errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from streams.errors import ConfigurationError, Fenced, TidecastError
+from streams.records import Input, Record
+from streams.settings import Settings
+
+# confluent_kafka logs through this; librdkafka's own lines would otherwise go raw to standard error.
+_LOG = logging.getLogger("tidecast.kafka")
+
+_FENCING_CODES = frozenset(
+    {
+        KafkaError._FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.FENCED_INSTANCE_ID,
+    }
+)
+_STALE_MEMBER_CODES = frozenset(
+    {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS}
+)
+
+
+def base_config(settings: Settings) -> dict[str, Any]:
+    """Return what every client needs. Raises ConfigurationError without a broker."""
+    kafka = settings.kafka
+    if not kafka.bootstrap_servers:
+        raise ConfigurationError(
+            "kafka.bootstrap_servers is not set; set TIDECAST_KAFKA__BOOTSTRAP_SERVERS=host:port, or use `tidecast run` "
+            "without a role for the embedded broker"
+        )
+    config: dict[str, Any] = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": kafka.security_protocol,
+        # The embedded broker ignores fetch limits; a response must fit.
+        "receive.message.max.bytes": 1_000_000_000,
+        "logger": _LOG,
+    }
+    optional: dict[str, Any] = {
+        "sasl.mechanism": kafka.sasl_mechanism,
+        "sasl.username": kafka.sasl_username,
+        "sasl.password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
+        "ssl.ca.location": str(kafka.ssl_ca_location) if kafka.ssl_ca_location else None,
+    }
+    config.update({name: value for name, value in optional.items() if value is not None})
+    config.update(kafka.extra)
+    return config
+
+
+def producer_config(settings: Settings, *, transactional_id: str | None = None) -> dict[str, Any]:
+    """Return an idempotent (with an id: transactional) producer's configuration."""
+    config = base_config(settings) | {
+        "enable.idempotence": True,
+        "acks": "all",
+        "compression.type": "lz4",
+        "linger.ms": 5,
+        "queue.buffering.max.messages": 1_000_000,
+        "queue.buffering.max.kbytes": 1_000_000,
+        "message.max.bytes": max(settings.kafka.max_message_bytes * 2, 8_000_000),
+        # murmur2 as Java's default, so that equal keys from any producer share a partition number.
+        "partitioner": "murmur2_random",
+    }
+    if transactional_id is not None:
+        config["transactional.id"] = transactional_id
+        config["transaction.timeout.ms"] = settings.kafka.transaction_timeout_ms
+    return config
+
+
+def consumer_config(settings: Settings, group: str, *, instance_id: str | None = None) -> dict[str, Any]:
+    """Return a `read_committed` consumer's configuration; nothing is committed unless asked."""
+    config = base_config(settings) | {
+        "group.id": settings.kafka.prefix + group,
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "partition.assignment.strategy": "range",
+        "session.timeout.ms": settings.kafka.session_timeout_ms,
+        "heartbeat.interval.ms": min(3_000, settings.kafka.session_timeout_ms // 3),
+        "fetch.wait.max.ms": 50,
+        "fetch.message.max.bytes": max(settings.kafka.max_message_bytes * 2, 4_000_000),
+        "queued.max.messages.kbytes": 65_536,
+        "fetch.queue.backoff.ms": 20,
+    }
+    if instance_id is not None:
+        config["group.instance.id"] = instance_id
+    return config
+
+
+def table_config(settings: Settings) -> dict[str, Any]:
+    """Return the configuration of a consumer without a group that reads whole topics as tables."""
+    return consumer_config(settings, "tidecast.tables")
+
+
+def admin(settings: Settings) -> AdminClient:
+    """Return an admin client."""
+    return AdminClient(base_config(settings))
+
+
+def partition_counts(client: AdminClient | Consumer | Producer, timeout_s: float = 10.0) -> dict[str, int]:
+    """Return the partition count of every topic, by its full name. Raises TidecastError where no broker answers."""
+    try:
+        metadata = client.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise TidecastError(
+            f"no Kafka broker answers within {timeout_s:.0f} s ({error.args[0].str()}); check kafka.bootstrap_servers"
+        ) from error
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def record_of(message: Message, prefix: str) -> Record:
+    """Turn a client message into a Record with its logical topic name."""
+    headers = message.headers()
+    return Record(
+        Input(message.topic()[len(prefix) :], message.partition()),
+        message.offset(),
+        message.key(),
+        message.value(),
+        message.timestamp()[1],
+        tuple((name, value if value is not None else b"") for name, value in headers) if headers else (),
+    )
+
+
+def read_to_end(
+    settings: Settings, topics: list[str], handle: Callable[[Record], None], *, timeout_s: float = 30.0
+) -> dict[Input, int]:
+    """Read whole topics from their start to where they end now; return the end offsets."""
+    prefix = settings.kafka.prefix
+    consumer = Consumer(table_config(settings))
+    try:
+        counts = partition_counts(consumer, timeout_s)
+        ends: dict[Input, int] = {}
+        for topic in topics:
+            for partition in range(counts.get(prefix + topic, 0)):
+                low, high = consumer.get_watermark_offsets(TopicPartition(prefix + topic, partition), timeout=timeout_s)
+                if high > low:
+                    ends[Input(topic, partition)] = high
+        if not ends:
+            return {}
+        consumer.assign([TopicPartition(prefix + i.topic, i.partition, OFFSET_BEGINNING) for i in ends])
+        waiting = set(ends)
+        while waiting:
+            messages = consumer.consume(1_000, timeout=timeout_s)
+            if not messages:
+                raise TidecastError(f"{', '.join(map(str, sorted(waiting)))}: no answer from Kafka in {timeout_s:.0f} s")
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        waiting.discard(Input(message.topic()[len(prefix) :], message.partition()))
+                        continue
+                    raise KafkaException(error)
+                handle(record_of(message, prefix))
+        return ends
+    finally:
+        consumer.close()
+
+
+def raise_typed(error: KafkaException) -> None:
+    """Raise Fenced where `error` says that another process owns this identity; return otherwise."""
+    code = error.args[0].code()
+    if code in _FENCING_CODES:
+        raise Fenced(
+            f"this worker was fenced ({error.args[0].str()}): another one runs under its worker_id, or it slept longer "
+            "than the transaction timeout; restart it, and give every worker a worker_id of its own"
+        ) from error
+
+
+def stale_member(error: KafkaException) -> bool:
+    """Say whether `error` means that the group moved on without this member."""
+    return error.args[0].code() in _STALE_MEMBER_CODES

@@ -1,0 +1,55 @@
+"""The values that pass between Kafka and a topology: records in, outputs out. Nothing here knows a client library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+CLICKSTREAM = "clickstream"
+ORDERS = "orders"
+CATALOG = "catalog"
+PLAN = "plan"
+ACTIVITY = "tidecast.activity"
+EXAMPLES = "tidecast.examples"
+PREDICTIONS = "predictions"
+HISTORY = "tidecast.history"
+MODELS = "tidecast.models"
+DEADLETTERS = "tidecast.deadletters"
+
+MARKER_HEADER = "tidecast-marker"
+REDRIVE_HEADER = "tidecast-redrive"
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Input(NamedTuple):
+    """One partition of one input topic (logical name, without the prefix)."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as the log holds it; `appended_at` is the log's append time, ms UTC."""
+
+    input: Input
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    appended_at: int
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One record to produce; without a partition the key decides."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int | None = None
+    headers: Headers = ()

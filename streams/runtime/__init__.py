@@ -1,0 +1,1 @@
+"""What carries a topology: ordering, the door, recovery, checkpoints, and the loop over Kafka."""

@@ -1,0 +1,100 @@
+"""The order in which a task takes the records of its inputs: a pure function of the logs.
+
+A k-way merge of first-in-first-out queues by (event time, topic, offset) of their heads. While any input has no
+head nothing is taken, since a smaller one may still come; a time marker, being a record, is what releases the rest.
+So the same logs give the same order however they are cut into batches, and after a crash.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from streams.records import Input, Record
+
+
+class Entry(NamedTuple):
+    """A decoded record in its place: `time` is the event's own (ms), `item` what the decoder made of it."""
+
+    time: int
+    rank: int
+    offset: int
+    item: object
+    record: Record
+
+
+class Merge:
+    """Queues of decoded records, one an input, and the rule for taking from them.
+
+    >>> merge = Merge([Input("a", 0), Input("b", 0)])
+    >>> entry = lambda rank, time: Entry(time, rank, 0, None, Record(Input("ab"[rank], 0), 0, None, None, 0))
+    >>> merge.push(entry(0, 5))
+    >>> len(merge.take(10))  # nothing: `b` may still bring something earlier
+    0
+    >>> merge.push(entry(1, 7))
+    >>> [taken.time for taken in merge.take(10)]
+    [5]
+    """
+
+    def __init__(self, inputs: Sequence[Input], *, ordered: bool = True) -> None:
+        self.inputs = tuple(inputs)
+        self.positions = [0] * len(self.inputs)
+        self._ordered = ordered
+        self._queues: list[deque[Entry]] = [deque() for _ in inputs]
+
+    def push(self, entry: Entry) -> None:
+        """Add a record behind those of its input."""
+        self._queues[entry.rank].append(entry)
+
+    def buffered(self, rank: int) -> int:
+        """Records held of one input."""
+        return len(self._queues[rank])
+
+    def last_time(self) -> int | None:
+        """Greatest event time among the records held."""
+        return max((queue[-1].time for queue in self._queues if queue), default=None)
+
+    def waits_for(self) -> list[int]:
+        """Ranks of the empty inputs that hold back the others; empty when nothing is held back."""
+        if not self._ordered or not any(self._queues):
+            return []
+        return [rank for rank, queue in enumerate(self._queues) if not queue]
+
+    def take(self, limit: int, bounds: Sequence[int] | None = None) -> list[Entry]:
+        """Take up to `limit` entries in order and move the positions (next offset of each input).
+
+        With `bounds`, one an input, nothing at or beyond a bound is taken, and an input that reached its bound no
+        longer holds back the others: the way to a committed vector of offsets, which lies on the same path.
+        """
+        queues = self._queues
+        if bounds is not None:
+            active = [queue for rank, queue in enumerate(queues) if self.positions[rank] < bounds[rank]]
+        else:
+            active = queues
+        if not self._ordered or len(active) == 1:
+            return self._take_each(active, limit, bounds)
+        taken: list[Entry] = []
+        positions = self.positions
+        while len(taken) < limit and active and all(active):
+            queue = min(active, key=_head)
+            rank = queue[0].rank
+            entry = queue.popleft()
+            taken.append(entry)
+            positions[rank] = entry.offset + 1
+            if bounds is not None and positions[rank] >= bounds[rank]:
+                active = [other for other in active if other is not queue]
+        return taken
+
+    def _take_each(self, active: list[deque[Entry]], limit: int, bounds: Sequence[int] | None) -> list[Entry]:
+        taken: list[Entry] = []
+        for queue in active:
+            while queue and len(taken) < limit and (bounds is None or queue[0].offset < bounds[queue[0].rank]):
+                entry = queue.popleft()
+                taken.append(entry)
+                self.positions[entry.rank] = entry.offset + 1
+        return taken
+
+
+def _head(queue: deque[Entry]) -> Entry:
+    return queue[0]

@@ -1,0 +1,202 @@
+"""Rows and checkpoints in Redis (or Valkey), and the same port in memory for the driver.
+
+Keys are ``<prefix>:{<task>}:<key>``: the braces keep a task in one Cluster slot, so that a checkpoint is one
+MULTI/EXEC. A string row begins with the event time it was last touched at (int64, little-endian), by which it expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.retry import Retry
+
+from streams.errors import CheckpointConflict, ConfigurationError, StoreUnavailable
+from streams.runtime import hooks
+from streams.runtime.checkpoint import Checkpoint
+from streams.settings import Settings
+
+HEADER_KEY = "h"
+
+
+def last_touched(row: bytes) -> int:
+    """Return the event time (ms) at the head of a packed row.
+
+    >>> last_touched((1_400_000_000_000).to_bytes(8, "little", signed=True) + b"rest")
+    1400000000000
+    """
+    return int.from_bytes(row[:8], "little", signed=True)
+
+
+class RedisStore:
+    """The store over one Redis; see `Store` for the port."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client: Any = client
+        self._prefix = prefix
+
+    @classmethod
+    def connect(cls, settings: Settings) -> RedisStore:
+        """Open it as the settings say; no connection is made yet. Raises ConfigurationError."""
+        if settings.redis.url is None:
+            raise ConfigurationError("redis.url is not set; set TIDECAST_REDIS__URL=redis://host:port/0")
+        seconds = settings.redis.timeout_ms / 1_000
+        options: dict[str, Any] = {
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+            # Retries are the worker's business: it pauses and says so.
+            "retry": Retry(NoBackoff(), 0),
+        }
+        url = settings.redis.url.get_secret_value()
+        try:
+            if settings.redis.cluster:
+                client: Any = redis.RedisCluster.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
+            else:
+                client = redis.Redis.from_url(url, **options)
+        except ValueError as error:
+            raise ConfigurationError(f"redis.url: {error}; the form is redis://[:password@]host:port/db") from error
+        except RedisError as error:
+            raise StoreUnavailable(f"Redis Cluster does not answer: {error}") from error
+        return cls(client, settings.redis.prefix)
+
+    def read(self, task: str, keys: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
+        """Return header and rows by one MGET, which Redis runs atomically."""
+        names = [self._name(task, HEADER_KEY), *(self._name(task, key) for key in keys)]
+        values = self._answer(lambda: self._client.mget(names))
+        return values[0], values[1:]
+
+    def checkpoint(self, task: str, checkpoint: Checkpoint) -> None:
+        """Compare the header, then write rows and header in one MULTI/EXEC."""
+        header = self._name(task, HEADER_KEY)
+        changed = {self._name(task, key): row for key, row in checkpoint.rows.items() if row is not None}
+        removed = [self._name(task, key) for key, row in checkpoint.rows.items() if row is None]
+        touched = {self._name(task, f"x:{period}"): keys for period, keys in checkpoint.touched.items()}
+
+        def write() -> None:
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.watch(header)
+                found = pipe.get(header)
+                if found == checkpoint.header:
+                    return  # an earlier try whose answer was lost
+                if found != checkpoint.expected:
+                    raise CheckpointConflict(
+                        f"{task}: the stored checkpoint is not the one written last"
+                        + (" (it is gone)" if found is None else "")
+                    )
+                pipe.multi()
+                if changed:
+                    pipe.mset(changed)
+                if removed:
+                    pipe.delete(*removed)
+                for name, keys in touched.items():
+                    pipe.rpush(name, *keys)
+                hooks.reach("mid_checkpoint")
+                pipe.set(header, checkpoint.header)
+                pipe.execute()
+
+        try:
+            self._answer(write)
+        except WatchError as error:
+            raise CheckpointConflict(f"{task}: another owner wrote a checkpoint meanwhile") from error
+
+    def expire(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], bool]:
+        """Pop keys off the period's list and keep those whose row shows no later touch."""
+        name = self._name(task, f"x:{period}")
+        popped = self._answer(lambda: self._client.lpop(name, limit))
+        if not popped:
+            return [], True
+        keys = list(dict.fromkeys(key.decode() for key in popped))
+        names = [self._name(task, key) for key in keys]
+
+        def heads() -> list[bytes]:
+            pipe = self._client.pipeline(transaction=False)
+            for one in names:
+                pipe.getrange(one, 0, 7)
+            return list(pipe.execute())
+
+        found = self._answer(heads)
+        old = [key for key, head in zip(keys, found, strict=True) if len(head) == 8 and last_touched(head) < before]
+        return old, len(popped) < limit
+
+    def ping(self) -> bool:
+        """Say whether the store answers."""
+        try:
+            return bool(self._client.ping())
+        except (RedisError, OSError):
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _name(self, task: str, key: str) -> str:
+        return f"{self._prefix}:{{{task}}}:{key}"
+
+    def _answer(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (WatchError, CheckpointConflict):
+            raise
+        except ResponseError as error:
+            if "OOM" in str(error):
+                raise StoreUnavailable(
+                    f"Redis is full ({error}); raise maxmemory (the policy must stay noeviction)"
+                ) from error
+            if any(word in str(error) for word in ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MISCONF")):
+                raise StoreUnavailable(f"Redis cannot serve now: {error}") from error
+            raise
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+
+
+class MemoryStore:
+    """The same port over a dict: for the driver, backtests and unit tests. `down` makes it not answer."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], bytes] = {}
+        self.periods: dict[tuple[str, int], list[str]] = {}
+        self.down = False
+
+    def read(self, task: str, keys: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
+        """Return header and rows."""
+        self._check()
+        return self.rows.get((task, HEADER_KEY)), [self.rows.get((task, key)) for key in keys]
+
+    def checkpoint(self, task: str, checkpoint: Checkpoint) -> None:
+        """Compare the header, then write."""
+        self._check()
+        found = self.rows.get((task, HEADER_KEY))
+        if found == checkpoint.header:
+            return
+        if found != checkpoint.expected:
+            raise CheckpointConflict(f"{task}: the stored checkpoint is not the one written last")
+        for key, row in checkpoint.rows.items():
+            if row is None:
+                self.rows.pop((task, key), None)
+            else:
+                self.rows[task, key] = row
+        for period, keys in checkpoint.touched.items():
+            self.periods.setdefault((task, period), []).extend(keys)
+        self.rows[task, HEADER_KEY] = checkpoint.header
+
+    def expire(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], bool]:
+        """Pop keys off the period's list and keep those whose row shows no later touch."""
+        self._check()
+        listed = self.periods.get((task, period), [])
+        popped, self.periods[task, period] = listed[:limit], listed[limit:]
+        found = {key: self.rows.get((task, key)) for key in popped}
+        return [key for key, row in found.items() if row is not None and last_touched(row) < before], len(popped) < limit
+
+    def ping(self) -> bool:
+        """Say whether the store answers."""
+        return not self.down
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _check(self) -> None:
+        if self.down:
+            raise StoreUnavailable("the store is switched off")
