@@ -45,7 +45,16 @@ def start_child(
     Output is appended to `log` (None: inherited). `memory_bytes` bounds the address space (0: no bound). `env` is
     added to this process's environment. The child does not see the terminal's Ctrl-C: its owner stops it.
     """
-    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(death_signal)), str(memory_bytes)]
+    launcher = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        _LAUNCHER,
+        str(os.getpid()),
+        str(int(death_signal)),
+        str(memory_bytes),
+    ]
     output: IO[bytes] | None = log.open("ab") if log is not None else None
     try:
         return subprocess.Popen(
