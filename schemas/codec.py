@@ -146,7 +146,7 @@ def decode_click(data: bytes, max_bytes: int = MAX_BYTES) -> Click:
         check_text(data)
     except _REFUSED:
         click = _decode_slowly(data, Click, max_bytes)
-    if b"\\u0000" in data:
+    if _BACKSLASH in data and b"\\u0000" in data:
         _refuse_nul(click)
     if click.time.__class__ is not int:
         _read_time(click)
@@ -199,6 +199,7 @@ def encode_event(event: Click | Order | Catalog | Plan | Marker) -> bytes:
 
 _E = TypeVar("_E", Click, Order, Catalog, Plan, Marker)
 _REFUSED = (msgspec.MsgspecError, ValueError, RecursionError)
+_BACKSLASH = ord("\\")
 _encode = msgspec.json.Encoder().encode
 _decode_click = msgspec.json.Decoder(Click).decode
 _decode_order = msgspec.json.Decoder(Order).decode
@@ -214,7 +215,7 @@ def _decode(data: bytes, kind: type[_E], fast: Callable[[bytes], _E], max_bytes:
         check_text(data)
     except _REFUSED:
         event = _decode_slowly(data, kind, max_bytes)
-    if b"\\u0000" in data:
+    if _BACKSLASH in data and b"\\u0000" in data:
         _refuse_nul(event)
     if event.time.__class__ is not int:
         _read_time(event)

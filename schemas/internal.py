@@ -6,7 +6,7 @@ Rows are arrays, not maps: a new field goes last and has a default, so that old 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -131,7 +131,7 @@ _activity = msgspec.msgpack.Decoder(ActivityBatch)
 _examples = msgspec.msgpack.Decoder(ExampleBatch)
 
 
-def _decode(decoder: Any, data: bytes) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
