@@ -1,0 +1,258 @@
+"""Rows of a file, streamed: CSV, JSON lines (both also gzipped) and Parquet, all as cells of text.
+
+A row that cannot be read is a value too, so that it is counted and the next one is read. Only a file that is missing,
+damaged or without a column that is needed raises SourceError.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from decimal import Decimal
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streams.errors import SourceError
+from streams.sources.fields import Row
+from streams.sources.values import BadValue
+
+RawRow = tuple[int, Row, BadValue | None]
+"""Row number from 1, cells, and why the row cannot be read."""
+
+_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_LONGEST_CELL = 1_000_000
+
+
+class TableFile:
+    """One file of a table.
+
+    `index` says where each column stands in the rows that `rows` yields; `columns` are those that must exist.
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str], table: str) -> None:
+        self.path = path
+        self.table = table
+        if not path.name.endswith(_SUFFIXES):
+            raise SourceError(f"{path}: [{table}] cannot be read; a file is one of {', '.join(_SUFFIXES)}")
+        if not path.is_file():
+            raise SourceError(f"{path}: [{table}] there is no such file; paths are relative to the TOML file")
+        wanted = sorted(columns)
+        with self._explained():
+            if ".csv" in path.suffixes[-2:]:
+                self._kind = "csv"
+                self.header = self._csv_header(wanted)
+            elif path.suffix == ".parquet":
+                self._kind = "parquet"
+                self.header = self._parquet_header(wanted)
+            else:
+                self._kind = "jsonl"
+                self.header = self._jsonl_header(wanted)
+        self.index = {name: position for position, name in enumerate(self.header)}
+
+    def rows(self) -> Iterator[RawRow]:
+        """Yield every row; a new pass over the file each time."""
+        read = {"csv": self._csv_rows, "jsonl": self._jsonl_rows, "parquet": self._parquet_rows}[self._kind]
+        with self._explained():
+            yield from read()
+
+    def encode(self, row: Row) -> bytes:
+        """Return a row as one JSON object, whatever it holds, for a dead letter."""
+        cells = row if len(row) <= len(self.header) else [*row[: len(self.header) - 1], "".join(row)]
+        return json.dumps(dict(zip(self.header, cells, strict=False))).encode()
+
+    def _open(self) -> TextIOWrapper:
+        raw: Any = gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
+        return TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise SourceError(f"{self.path}: [{self.table}] cannot be read ({reason}); is it whole?") from error
+
+    def _missing(self, wanted: list[str], present: list[str]) -> None:
+        absent = [name for name in wanted if name not in present]
+        if absent:
+            raise SourceError(
+                f"{self.path}: [{self.table}] has no column {', '.join(map(repr, absent))}; its columns are "
+                + (", ".join(map(repr, present[:50])) or "none (the file is empty)")
+            )
+        twice = [name for name in wanted if present.count(name) > 1]
+        if twice:
+            raise SourceError(f"{self.path}: [{self.table}] has column {twice[0]!r} more than once; rename one")
+
+    def _csv_header(self, wanted: list[str]) -> list[str]:
+        with self._open() as text:
+            header = next(csv.reader(text), [])
+        self._missing(wanted, header)
+        return header
+
+    def _csv_rows(self) -> Iterator[RawRow]:
+        csv.field_size_limit(_LONGEST_CELL)
+        width = len(self.header)
+        undecoded = False
+
+        def lines(text: TextIOWrapper) -> Iterator[str]:
+            nonlocal undecoded
+            for line in text:
+                if not line.isascii() and _UNDECODED.search(line):
+                    undecoded = True
+                yield line
+
+        with self._open() as text:
+            reader = csv.reader(lines(text))
+            next(reader, None)
+            undecoded = False
+            number = 0
+            while True:
+                try:
+                    for row in reader:
+                        if len(row) == width and not undecoded:
+                            number += 1
+                            yield number, row, None
+                        elif row:
+                            number += 1
+                            if undecoded:
+                                undecoded = False
+                                yield number, row, BadValue("undecodable", "row", "is not UTF-8")
+                            else:
+                                detail = f"has {len(row)} fields where the header has {width}"
+                                yield number, row, BadValue("invalid", "row", detail)
+                    return
+                except csv.Error as error:
+                    number += 1
+                    yield number, [], BadValue("undecodable", "row", f"is no CSV: {error}")
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+        # The text of a number stays as it is: 0.1 is a tenth.
+        decode = msgspec.json.Decoder(float_hook=_float_text).decode
+        number = 0
+        with self._open() as text:
+            for line in text:
+                if line.isspace():
+                    continue
+                number += 1
+                try:
+                    value = decode(line)
+                except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                    yield number, None, f"is no JSON: {error}"
+                    continue
+                yield (number, value, "") if isinstance(value, dict) else (number, None, "is no JSON object")
+
+    def _jsonl_header(self, wanted: list[str]) -> list[str]:
+        waiting = set(wanted)
+        seen: dict[str, None] = {}
+        for _, value, _ in self._objects():
+            if value is not None:
+                waiting.difference_update(value)
+                seen.update(dict.fromkeys(value))
+            if not waiting:
+                break
+        self._missing(wanted, list(seen))
+        return wanted
+
+    def _jsonl_rows(self) -> Iterator[RawRow]:
+        names = self.header
+        for number, value, problem in self._objects():
+            if value is None:
+                yield number, [], BadValue("undecodable", "row", problem)
+                continue
+            row, bad = _cells(map(value.get, names))
+            yield number, row, bad
+
+    def _parquet_header(self, wanted: list[str]) -> list[str]:
+        with _pyarrow(self.path).ParquetFile(self.path) as file:
+            present = list(file.schema_arrow.names)
+        self._missing(wanted, present)
+        return wanted
+
+    def _parquet_rows(self) -> Iterator[RawRow]:
+        numbers = iter(range(1, 1 << 62))
+        with _pyarrow(self.path).ParquetFile(self.path) as file:
+            for batch in file.iter_batches(batch_size=10_000, columns=self.header):
+                columns = [_plain_times(batch.column(name)).to_pylist() for name in self.header]
+                for values in zip(*columns, strict=True):
+                    row, bad = _cells(values)
+                    yield next(numbers), row, bad
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise SourceError(f"{path}: reading .parquet needs an extra: pip install 'tidecast[parquet]'") from None
+    return _Explained(parquet, path)
+
+
+class _Explained:
+    """pyarrow's ParquetFile, with its errors about damaged files as SourceError."""
+
+    def __init__(self, parquet: Any, path: Path) -> None:
+        self._parquet = parquet
+        self._path = path
+
+    @contextmanager
+    def ParquetFile(self, path: Path) -> Iterator[Any]:  # noqa: N802  # pyarrow's own name
+        import pyarrow
+
+        try:
+            with self._parquet.ParquetFile(path) as file:
+                yield file
+        except pyarrow.ArrowException as error:
+            raise SourceError(f"{path}: cannot be read ({error}); is it whole?") from error
+
+
+def _plain_times(column: Any) -> Any:
+    import pyarrow
+
+    # Python's times end at microseconds; nanoseconds would need pandas.
+    if pyarrow.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return column.cast(pyarrow.timestamp("us", tz=column.type.tz), safe=False)
+    return column
+
+
+def _cells(values: Iterable[Any]) -> tuple[Row, BadValue | None]:
+    row: Row = []
+    bad = None
+    for value in values:
+        if value.__class__ is str:
+            row.append(value)
+        elif value is None:
+            row.append("")
+        else:
+            text = _cell(value)
+            if text is None:
+                bad = BadValue("invalid", "row", f"holds a {type(value).__name__} where one value is needed")
+            row.append(text or "")
+    return row, bad
+
+
+def _cell(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return "" if value != value else _float_text(repr(value))
+    if isinstance(value, int | Decimal):
+        return str(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return None
+
+
+def _float_text(text: str) -> str:
+    # A column of whole numbers with a gap in it is exported as floats: 17850.0 names what 17850 names.
+    return text[:-2] if text.endswith(".0") else text
