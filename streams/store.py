@@ -75,6 +75,8 @@ class RedisStore:
         removed = [self._name(task, key) for key, row in checkpoint.rows.items() if row is None]
         touched = {self._name(task, f"x:{period}"): keys for period, keys in checkpoint.touched.items()}
 
+        trimmed = {self._name(task, f"x:{period}"): count for period, count in checkpoint.trimmed.items()}
+
         def write() -> None:
             with self._client.pipeline(transaction=True) as pipe:
                 pipe.watch(header)
@@ -91,6 +93,8 @@ class RedisStore:
                     pipe.mset(changed)
                 if removed:
                     pipe.delete(*removed)
+                for name, count in trimmed.items():
+                    pipe.ltrim(name, count, -1)
                 for name, keys in touched.items():
                     pipe.rpush(name, *keys)
                 hooks.reach("mid_checkpoint")
@@ -102,24 +106,21 @@ class RedisStore:
         except WatchError as error:
             raise CheckpointConflict(f"{task}: another owner wrote a checkpoint meanwhile") from error
 
-    def expire(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], bool]:
-        """Pop keys off the period's list and keep those whose row shows no later touch."""
+    def old_keys(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], int]:
+        """Look at the head of the period's list, and at the head of each row it names."""
         name = self._name(task, f"x:{period}")
-        popped = self._answer(lambda: self._client.lpop(name, limit))
-        if not popped:
-            return [], True
-        keys = list(dict.fromkeys(key.decode() for key in popped))
-        names = [self._name(task, key) for key in keys]
+        listed = self._answer(lambda: self._client.lrange(name, 0, limit - 1))
+        keys = list(dict.fromkeys(key.decode() for key in listed))
 
         def heads() -> list[bytes]:
             pipe = self._client.pipeline(transaction=False)
-            for one in names:
-                pipe.getrange(one, 0, 7)
+            for key in keys:
+                pipe.getrange(self._name(task, key), 0, 7)
             return list(pipe.execute())
 
-        found = self._answer(heads)
+        found = self._answer(heads) if keys else []
         old = [key for key, head in zip(keys, found, strict=True) if len(head) == 8 and last_touched(head) < before]
-        return old, len(popped) < limit
+        return old, len(listed)
 
     def ping(self) -> bool:
         """Say whether the store answers."""
@@ -178,17 +179,18 @@ class MemoryStore:
                 self.rows.pop((task, key), None)
             else:
                 self.rows[task, key] = row
+        for period, count in checkpoint.trimmed.items():
+            del self.periods.get((task, period), [])[:count]
         for period, keys in checkpoint.touched.items():
             self.periods.setdefault((task, period), []).extend(keys)
         self.rows[task, HEADER_KEY] = checkpoint.header
 
-    def expire(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], bool]:
-        """Pop keys off the period's list and keep those whose row shows no later touch."""
+    def old_keys(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], int]:
+        """Look at the head of the period's list."""
         self._check()
-        listed = self.periods.get((task, period), [])
-        popped, self.periods[task, period] = listed[:limit], listed[limit:]
-        found = {key: self.rows.get((task, key)) for key in popped}
-        return [key for key, row in found.items() if row is not None and last_touched(row) < before], len(popped) < limit
+        listed = self.periods.get((task, period), [])[:limit]
+        found = {key: self.rows.get((task, key)) for key in listed}
+        return [key for key, row in found.items() if row is not None and last_touched(row) < before], len(listed)
 
     def ping(self) -> bool:
         """Say whether the store answers."""

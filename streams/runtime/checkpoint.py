@@ -44,13 +44,15 @@ def decode_header(data: bytes) -> Header:
 class Checkpoint:
     """One atomic write: `rows` and `header` replace what was written under the header `expected`.
 
-    `touched` lists keys by the expiry period they were first touched in; `expired` periods are dropped whole.
+    `touched` lists keys by the expiry period (day) they were first touched in; of those lists, `trimmed` says how many
+    keys at the head have been looked at and go.
     """
 
     expected: bytes | None
     header: bytes
     rows: Rows
     touched: Mapping[int, Sequence[str]]
+    trimmed: Mapping[int, int]
 
 
 class Store(Protocol):
@@ -64,9 +66,9 @@ class Store(Protocol):
         """Write all of it or nothing. Raises CheckpointConflict where another header than the expected is there."""
         ...
 
-    def expire(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], bool]:
-        """Return up to `limit` keys of `period` whose row was last touched before `before`, and whether that is all.
+    def old_keys(self, task: str, period: int, before: int, limit: int) -> tuple[list[str], int]:
+        """Look at the first `limit` keys listed for `period`.
 
-        The keys are taken off the period's list; those touched since are not returned.
+        Return those whose row was last touched before `before` (event time, ms), and how many keys were looked at.
         """
         ...

@@ -1,0 +1,88 @@
+"""The ids seen lately, so that a repeated event counts once.
+
+An event is remembered until the watermark has passed its event time: after that a repeat is late anyway, so the
+window is exactly the allowed lateness. Only ids new since the last checkpoint are written with it, as one chunk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from hashlib import blake2b
+
+import msgspec
+
+from streams.runtime.checkpoint import Rows
+
+
+class Dedup:
+    """Ids as 64-bit hashes with their event times.
+
+    >>> seen = Dedup()
+    >>> seen.add("a", 10), seen.add("a", 10), seen.add("b", 10)
+    (True, False, True)
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[int, int] = {}
+        self._fresh: list[tuple[int, int]] = []
+        self._chunks: deque[tuple[int, int, list[int]]] = deque()
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def add(self, event_id: str, time: int) -> bool:
+        """Remember `event_id` (event time in ms); say whether it is new."""
+        digest = int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
+        if digest in self._times:
+            return False
+        self._times[digest] = time
+        self._fresh.append((digest, time))
+        return True
+
+    def drain(self, watermark: int | None) -> Rows:
+        """Return the chunk rows to write, and None for those that the watermark has passed."""
+        rows: Rows = {}
+        fresh = [(digest, time) for digest, time in self._fresh if watermark is None or time >= watermark]
+        for digest, time in self._fresh:
+            if watermark is not None and time < watermark:
+                self._times.pop(digest, None)
+        if fresh:
+            rows[_key(self._next)] = _encoder.encode(fresh)
+            self._chunks.append((self._next, max(time for _, time in fresh), [digest for digest, _ in fresh]))
+            self._next += 1
+        self._fresh = []
+        while self._chunks and watermark is not None and self._chunks[0][1] < watermark:
+            number, _, digests = self._chunks.popleft()
+            for digest in digests:
+                self._times.pop(digest, None)
+            rows[_key(number)] = None
+        return rows
+
+    def span(self) -> tuple[int, int]:
+        """Numbers of the first live chunk and of the next one."""
+        return (self._chunks[0][0] if self._chunks else self._next), self._next
+
+    @staticmethod
+    def keys(span: tuple[int, int]) -> list[str]:
+        """Keys of the chunks in a span."""
+        return [_key(number) for number in range(*span)]
+
+    def restore(self, span: tuple[int, int], rows: list[bytes | None]) -> bool:
+        """Take back the chunks of `span`; say whether all of them were there."""
+        for number, row in zip(range(*span), rows, strict=True):
+            if row is None:
+                return False
+            pairs = _decoder.decode(row)
+            self._times.update(pairs)
+            self._chunks.append((number, max(time for _, time in pairs), [digest for digest, _ in pairs]))
+        self._next = span[1]
+        return True
+
+
+def _key(number: int) -> str:
+    return f"d:{number}"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[tuple[int, int]])

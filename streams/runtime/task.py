@@ -1,0 +1,338 @@
+"""One task: its inputs, its place in the log, its clock, its rows. Pure: no client, no wall clock.
+
+The same class runs in the worker and in the driver. The worker feeds it records, fetches the rows it misses, lets it
+step, and commits what it says; on any failure it drops the task and recovers, so there is no undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from schemas.codec import DecodeError, decode_marker
+from schemas.outputs import encode_dead_letter
+
+from streams.records import DEADLETTERS, MARKER_HEADER, REDRIVE_HEADER, Input, Output, Record
+from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
+from streams.runtime.dedup import Dedup
+from streams.runtime.merge import Entry, Merge
+from streams.settings import TimeSettings
+from streams.store import last_touched
+from streams.topologies.stage import Rejected, Stage, Step, TimeMarker
+
+# Rows are listed for expiry by the day they were last touched in.
+_PERIOD_MS = 86_400_000
+_SWEEP_ROWS = 500
+
+
+class _Extra(msgspec.Struct):
+    state: bytes
+    counts: dict[str, int]
+    end: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Entries taken in order; `silent`: they only rebuild state."""
+
+    entries: list[Entry]
+    silent: bool
+
+
+class Task:
+    """Task `partition` of a stage. `bounds` are the committed offsets up to which it only rebuilds its state."""
+
+    def __init__(self, stage: Stage, partition: int, inputs: Sequence[Input], tasks: int, time: TimeSettings) -> None:
+        self.stage = stage
+        self.partition = partition
+        self.inputs = tuple(inputs)
+        self.name = store_name(stage, partition)
+        self.state = stage.open(partition, tasks)
+        self.clock: int | None = None
+        self.watermark: int | None = None
+        self.epoch = 0
+        self.counts: dict[str, int] = {}
+        self._lateness_ms = time.allowed_lateness_s * 1_000
+        self._ahead_ms = time.max_ahead_s * 1_000
+        self._merge = Merge(inputs, ordered=stage.ordered)
+        self._rank = {input_: rank for rank, input_ in enumerate(inputs)}
+        self._bounds: list[int] | None = None
+        self._start_bounds: dict[Input, int] = {}
+        self._written: list[int] | None = None
+        self._dedup = Dedup()
+        self._end: int | None = None
+        self._sequence = 0
+        self._expected: bytes | None = None
+        self._listed: dict[str, int] = {}
+        self._periods: set[int] = set()
+        self._unwritten: tuple[Rows, dict[int, list[str]]] = ({}, {})
+        self._trimmed: dict[int, int] = {}
+
+    # -- recovery ---------------------------------------------------------------------------------------------
+
+    @property
+    def expected_header(self) -> bytes | None:
+        """The header this owner believes to be in the store."""
+        return self._expected
+
+    @property
+    def recovering(self) -> bool:
+        """Whether records still only rebuild state."""
+        return self._bounds is not None
+
+    def start(self, positions: Mapping[Input, int], bounds: Mapping[Input, int], epoch: int) -> None:
+        """Set where reading begins (R) and from where on predictions flow (C)."""
+        self.epoch = epoch
+        for input_, offset in positions.items():
+            self._merge.positions[self._rank[input_]] = offset
+        self._bounds = [bounds[input_] for input_ in self.inputs]
+        self._start_bounds = dict(bounds)
+        self._settle()
+
+    def committed_bounds(self) -> dict[Input, int]:
+        """The committed offsets it started from: what its owner's first transaction commits again, under its epoch."""
+        return self._start_bounds
+
+    def restore(self, raw: bytes, header: Header, rows: Mapping[str, bytes | None]) -> bool:
+        """Take back a checkpoint with its dedup and initial rows; False where rows of it are missing."""
+        extra = _extra_decoder.decode(header.extra)
+        keys = Dedup.keys(header.dedup)
+        if not self._dedup.restore(header.dedup, [rows.get(key) for key in keys]):
+            return False
+        self.clock, self.watermark, self._end = header.clock, header.watermark, extra.end
+        self._sequence = header.sequence
+        self._expected = raw
+        self.counts = dict(extra.counts)
+        self._periods = set(header.touched)
+        self.state.restore(extra.state)
+        return True
+
+    # -- input ------------------------------------------------------------------------------------------------
+
+    def feed(self, record: Record) -> None:
+        """Decode a record and put it in line."""
+        rank = self._rank[record.input]
+        if record.offset < self._merge.positions[rank]:
+            return
+        time, item = self._decode(record)
+        self._merge.push(Entry(time, rank, record.offset, item, record))
+
+    def buffered(self, input_: Input) -> int:
+        """Records held of an input, not yet taken."""
+        return self._merge.buffered(self._rank[input_])
+
+    def held_back_by(self) -> list[Input]:
+        """The empty inputs without which nothing more can be taken."""
+        return [self.inputs[rank] for rank in self._merge.waits_for()]
+
+    def latest(self) -> int | None:
+        """Greatest event time that this task knows of, taken or held."""
+        times = [time for time in (self.clock, self._merge.last_time()) if time is not None]
+        return max(times, default=None)
+
+    def take(self, limit: int) -> Batch | None:
+        """Take the next entries in order, None where there are none. A batch never crosses the committed offsets."""
+        silent = self._bounds is not None
+        entries = self._merge.take(limit, self._bounds)
+        if not entries:
+            return None
+        return Batch(entries, silent)
+
+    def offsets(self) -> dict[Input, int]:
+        """Next offset of each input: what is committed with the batch just stepped."""
+        return dict(zip(self.inputs, self._merge.positions, strict=True))
+
+    # -- step -------------------------------------------------------------------------------------------------
+
+    def missing(self, batch: Batch) -> Sequence[str]:
+        """Keys of own rows to fetch before the step."""
+        return self.state.missing(batch.entries)
+
+    def load(self, rows: Mapping[str, bytes | None]) -> None:
+        """Take fetched rows, those first that wait to be written."""
+        pending = self._unwritten[0]
+        for key, row in rows.items():
+            if row is not None and key.startswith(self.stage.expiring):
+                self._listed[key] = last_touched(row) // _PERIOD_MS
+        self.state.load({key: pending.get(key, row) for key, row in rows.items()} if pending else rows)
+
+    def step(self, batch: Batch, now_ms: int) -> list[Output]:
+        """Judge the batch at the door, apply it, and return what is to be produced (nothing while rebuilding)."""
+        accepted: list[Entry] = []
+        outputs: list[Output] = []
+        for entry in batch.entries:
+            rejected = self._judge(entry)
+            if rejected is None:
+                if not isinstance(entry.item, TimeMarker):
+                    accepted.append(entry)
+            elif rejected is not _DUPLICATE:
+                self._count(f"rejected_{rejected.reason}")
+                if not batch.silent:
+                    outputs.append(dead_letter(entry.record, rejected))
+        step = Step(now_ms, not batch.silent, self.watermark, self.counts)
+        said = self.state.step(accepted, step)
+        if not self.stage.guarded:
+            self.watermark = self.state.watermark()
+        if not batch.silent:
+            outputs.extend(said)
+        self._settle()
+        return outputs
+
+    # -- checkpoint -------------------------------------------------------------------------------------------
+
+    def dirty(self) -> int:
+        """Rows changed or waiting to be written."""
+        return self.state.dirty() + len(self._unwritten[0])
+
+    def changed(self) -> bool:
+        """Whether a checkpoint would say anything new."""
+        return self._written != self._merge.positions
+
+    def expiry_period(self) -> int | None:
+        """The oldest period whose rows may have expired, None where none has."""
+        if self.watermark is None or not self._periods:
+            return None
+        oldest = min(self._periods)
+        return oldest if (oldest + 1) * _PERIOD_MS <= self.watermark - self.stage.memory_ms else None
+
+    def expire(self, period: int, keys: Sequence[str], looked_at: int, complete: bool) -> None:
+        """Drop rows that the store says are old, unless they were touched in memory since."""
+        old = [key for key in keys if self._listed.get(key, period) <= period]
+        self.state.forget(old)
+        for key in old:
+            self._listed.pop(key, None)
+            self._unwritten[0][key] = None
+        self._trimmed[period] = looked_at
+        if complete:
+            self._periods.discard(period)
+        self._count("expired_rows", len(old))
+
+    def checkpoint(self) -> Checkpoint:
+        """Gather everything changed since the last one. Call `written` once it stands, else just call again."""
+        rows, touched = self._unwritten
+        changed = self.state.drain()
+        for key, row in changed.items():
+            if row is not None and key.startswith(self.stage.expiring):
+                period = last_touched(row) // _PERIOD_MS
+                if self._listed.get(key, -1) < period:
+                    self._listed[key] = period
+                    self._periods.add(period)
+                    touched.setdefault(period, []).append(key)
+        rows.update(changed)
+        rows.update(self._dedup.drain(self.watermark))
+        floor = self.state.floor()
+        offsets = self.offsets() if floor is None else floor
+        header = Header(
+            layout=self.stage.layout,
+            epoch=self.epoch,
+            sequence=self._sequence + 1,
+            offsets=[(input_.topic, input_.partition, offset) for input_, offset in offsets.items()],
+            clock=self.clock,
+            watermark=self.watermark,
+            dedup=self._dedup.span(),
+            touched=sorted(self._periods),
+            extra=_extra_encoder.encode(_Extra(self.state.extra(), self.counts, self._end)),
+        )
+        return Checkpoint(self._expected, encode_header(header), rows, touched, dict(self._trimmed))
+
+    def written(self, checkpoint: Checkpoint) -> None:
+        """Remember that `checkpoint` stands."""
+        self._expected = checkpoint.header
+        self._sequence += 1
+        self._unwritten = ({}, {})
+        self._trimmed = {}
+        self._written = list(self._merge.positions)
+
+    def trim(self, limit: int) -> None:
+        """Evict clean rows beyond `limit`."""
+        self.state.trim(limit)
+        if len(self._listed) > 2 * limit:
+            self._listed.clear()
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _decode(self, record: Record) -> tuple[int, object]:
+        kind = next((value for name, value in record.headers if name == MARKER_HEADER), None)
+        try:
+            if kind is not None:
+                time = decode_marker(record.value or b"").time
+                if time > record.appended_at + self._ahead_ms:
+                    raise DecodeError("future", f"marker time {time} is after its append time {record.appended_at}")
+                return time, TimeMarker(time, kind == b"end")
+            item = self.stage.decode(record)
+        except DecodeError as error:
+            # Time 0 puts it ahead of whatever waits: it needs no order, and must hold nothing back.
+            return 0, Rejected(error.reason, error.detail)
+        if not self.stage.guarded:
+            return self.stage.event(item)[0], item
+        time, _ = self.stage.event(item)
+        if time > record.appended_at + self._ahead_ms:
+            ahead = (time - record.appended_at) // 1_000
+            return 0, Rejected("future", f"event time {time} is {ahead} s after its append time {record.appended_at}")
+        return time, item
+
+    def _judge(self, entry: Entry) -> Rejected | None:
+        item = entry.item
+        if isinstance(item, Rejected):
+            return item
+        if isinstance(item, TimeMarker):
+            self._advance(item.time)
+            if item.end:
+                self._end = max(self._end or item.time, item.time)
+                self.watermark = max(self.watermark or 0, self._end)
+            self._count("markers")
+            return None
+        if not self.stage.guarded:
+            return None
+        time, event_id = self.stage.event(item)
+        redriven = any(name == REDRIVE_HEADER for name, _ in entry.record.headers)
+        if self.watermark is not None and time < self.watermark and not redriven:
+            return Rejected("late", f"event time {time} is before the watermark {self.watermark}")
+        if not self._dedup.add(event_id if entry.rank == 0 else f"{entry.rank}\0{event_id}", time):
+            self._count("duplicates")
+            self._count(f"duplicates_{entry.record.input.topic}")
+            return _DUPLICATE
+        self._advance(time)
+        return None
+
+    def _advance(self, time: int) -> None:
+        if self.clock is None or time > self.clock:
+            self.clock = time
+            watermark = time - self._lateness_ms
+            if self.watermark is None or watermark > self.watermark:
+                self.watermark = watermark
+
+    def _settle(self) -> None:
+        bounds = self._bounds
+        if bounds is not None and all(p >= b for p, b in zip(self._merge.positions, bounds, strict=True)):
+            self._bounds = None
+
+    def _count(self, name: str, by: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + by
+
+
+def store_name(stage: Stage, partition: int) -> str:
+    """Return the name under which a task's rows are stored; another layout of rows lives under another name."""
+    return f"{stage.name}.{stage.layout}-{partition}"
+
+
+def dead_letter(record: Record, rejected: Rejected) -> Output:
+    """Return the dead letter for a record; it fits the message bound, and its id follows from where it stood."""
+    value = encode_dead_letter(
+        topic=record.input.topic,
+        partition=record.input.partition,
+        offset=record.offset,
+        reason=rejected.reason,
+        detail=rejected.detail,
+        appended_at=record.appended_at,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )
+    return Output(DEADLETTERS, record.key, value)
+
+
+_DUPLICATE = Rejected("duplicate", "")
+_extra_encoder = msgspec.msgpack.Encoder()
+_extra_decoder = msgspec.msgpack.Decoder(_Extra)

@@ -1,0 +1,95 @@
+"""What a worker says of itself: Prometheus metrics, and health for those who restart it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from streams.errors import ConfigurationError
+
+
+class Telemetry:
+    """Metrics and health of one worker. `ready` carries the reason while it is not."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.registry = CollectorRegistry()
+        self.records = Counter("tidecast_records", "Records applied", ["topic"], registry=self.registry)
+        self.outputs = Counter("tidecast_outputs", "Records produced", ["topic"], registry=self.registry)
+        self.transactions = Counter("tidecast_transactions", "Transactions", ["result"], registry=self.registry)
+        self.checkpoints = Counter("tidecast_checkpoints", "Checkpoints", ["result"], registry=self.registry)
+        self.recoveries = Counter("tidecast_recoveries", "Times a task's memory was dropped", registry=self.registry)
+        self.batch_seconds = Histogram(
+            "tidecast_batch_seconds",
+            "From taking a batch to its commit",
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            registry=self.registry,
+        )
+        self.tally = Gauge("tidecast_tally", "Exact tallies, part of the checkpoint", ["task", "what"], registry=self.registry)
+        self.watermark = Gauge("tidecast_watermark_ms", "Event-time watermark", ["task"], registry=self.registry)
+        self.dirty = Gauge("tidecast_unflushed_rows", "Rows not yet in the store", ["task"], registry=self.registry)
+        self.paused = Gauge("tidecast_paused", "1 while waiting for the store", registry=self.registry)
+        self.ready_gauge = Gauge("tidecast_ready", "1 while ready", registry=self.registry)
+        self._reason: str | None = "starting"
+        self._failure: str | None = None
+        self.status: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not ready; None when it is."""
+        return self._reason
+
+    def set_ready(self, reason: str | None) -> None:
+        """Say that it is ready (None) or why not."""
+        self._reason = reason
+        self.ready_gauge.set(0 if reason else 1)
+
+    def fail(self, reason: str) -> None:
+        """Say that the process is beyond repair and ends."""
+        self._failure = reason
+        self.set_ready(reason)
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """Return status, content type and body for a path."""
+        if path == "/health/live":
+            return self._health(self._failure)
+        if path == "/health/ready":
+            return self._health(self._reason)
+        if path == "/metrics":
+            return 200, "text/plain; version=0.0.4", generate_latest(self.registry)
+        if path == "/status":
+            return 200, "application/json", json.dumps(self.status()).encode()
+        return 404, "text/plain", b"try /health/live, /health/ready, /metrics or /status\n"
+
+    def _health(self, reason: str | None) -> tuple[int, str, bytes]:
+        body = {"role": self.role, "status": "ok" if reason is None else "not ok", "reason": reason}
+        return (200 if reason is None else 503), "application/json", json.dumps(body).encode()
+
+
+def serve(telemetry: Telemetry, host: str, port: int) -> ThreadingHTTPServer:
+    """Serve health and metrics in a daemon thread; port 0 takes a free one. Raises ConfigurationError."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, kind, body = telemetry.answer(self.path.partition("?")[0])
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Probes are no news."""
+
+    try:
+        server = ThreadingHTTPServer((host, port), Handler)
+    except OSError as error:
+        raise ConfigurationError(f"runtime.metrics_port: {host}:{port} cannot be bound ({error.strerror})") from error
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    return server

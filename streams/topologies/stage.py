@@ -1,0 +1,179 @@
+"""What the runtime asks of a stage: a decoder, and for each task a state with one step over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from streams.records import Input, Output, Record
+from streams.runtime.checkpoint import Rows
+from streams.runtime.merge import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that the door refuses: it goes to the dead letters with this reason."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimeMarker:
+    """A record that moves event time; `end` closes a replay, so that lateness is no longer waited for."""
+
+    time: int
+    end: bool
+
+
+@dataclass(slots=True)
+class Step:
+    """What a step is told: the time, the watermark after the batch, and whether anything may be said.
+
+    `counts` is the task's own tally; it is part of the checkpoint, so it counts every record exactly once.
+    """
+
+    now_ms: int
+    emit: bool
+    watermark: int | None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to the task's tally."""
+        self.counts[name] = self.counts.get(name, 0) + by
+
+
+class State(Protocol):
+    """The rows of one task in the owner's memory. A step changes them; on an abort all of it is dropped."""
+
+    def initial_keys(self) -> Sequence[str]:
+        """Keys of the few rows wanted before the first step."""
+        ...
+
+    def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
+        """Keys of the task's own rows that a step over `entries` needs and that are not in memory."""
+        ...
+
+    def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
+        """Keys of other tasks' rows to read, by task: those never read and, to `refresh`, those read too long ago."""
+        ...
+
+    def load(self, rows: Mapping[str, bytes | None]) -> None:
+        """Take rows of the task as the store has them; None: there is none."""
+        ...
+
+    def load_foreign(self, task: str, rows: Mapping[str, bytes | None], now_ms: int) -> None:
+        """Take rows of another task."""
+        ...
+
+    def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
+        """Apply accepted entries in order; return what is to be said (ignored unless `step.emit`)."""
+        ...
+
+    def watermark(self) -> int | None:
+        """Event time (ms) up to which upstream has said everything; asked of stages that are not at the door."""
+        ...
+
+    def dirty(self) -> int:
+        """Number of rows changed since the last drain."""
+        ...
+
+    def drain(self) -> Rows:
+        """Return the packed rows changed since the last drain."""
+        ...
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop expired rows from memory."""
+        ...
+
+    def trim(self, limit: int) -> None:
+        """Evict clean rows until about `limit` are held."""
+        ...
+
+    def extra(self) -> bytes:
+        """Small state that goes into the checkpoint's header."""
+        ...
+
+    def restore(self, extra: bytes) -> None:
+        """Take back what `extra` gave."""
+        ...
+
+    def floor(self) -> Mapping[Input, int] | None:
+        """Offsets from which a restart must read again, where state is rebuilt from the log; None: the positions."""
+        ...
+
+
+class Stage(Protocol):
+    """A stage of the topology: what it reads, how it decodes, and how a task of it starts."""
+
+    @property
+    def name(self) -> str:
+        """Its name: score, demand or learn."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Co-partitioned input topics; partition p of all of them is task p."""
+        ...
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Topics that every worker reads whole."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Topics it produces to, dead letters included."""
+        ...
+
+    @property
+    def partitioned_outputs(self) -> tuple[str, ...]:
+        """Outputs that must have as many partitions as the inputs."""
+        ...
+
+    @property
+    def ordered(self) -> bool:
+        """Whether records of several inputs are merged by event time."""
+        ...
+
+    @property
+    def guarded(self) -> bool:
+        """Whether it stands at the door: lateness, future stamps and repeated ids are judged here, once."""
+        ...
+
+    @property
+    def single_task(self) -> bool:
+        """Whether one task reads all partitions."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """Hash of how rows are laid out; rows of another layout are rebuilt."""
+        ...
+
+    @property
+    def memory_ms(self) -> int:
+        """Longest memory of any of its rows, ms of event time."""
+        ...
+
+    @property
+    def expiring(self) -> tuple[str, ...]:
+        """Prefixes of the keys whose rows expire in event time."""
+        ...
+
+    def decode(self, record: Record) -> object:
+        """Return the item in a record. Raises schemas.codec.DecodeError."""
+        ...
+
+    def event(self, item: object) -> tuple[int, str]:
+        """Return event time (ms) and event id of an item; the id is empty where there is none."""
+        ...
+
+    def on_table(self, record: Record) -> bool:
+        """Take a record of a table topic between batches; say whether a model was swapped."""
+        ...
+
+    def open(self, partition: int, tasks: int) -> State:
+        """Return the empty state of task `partition` of `tasks`."""
+        ...
