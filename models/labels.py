@@ -1,0 +1,352 @@
+"""When a label is known: examples and outcomes in, labelled examples out, in one order that every replay repeats.
+
+An example is positive if its user orders within the horizon after it: ``as_of < order time <= as_of + horizon``. That
+is known when the first such order happens; that nothing happened is known at the end of the horizon plus the allowed
+lateness. Labels are released by (known-at, example id) once the least watermark of all partitions has passed their
+known-at, so neither the interleaving of partitions nor the cut into batches shows in what comes out.
+
+A cancellation at or before a label's known-at flips it: the order never counted. One that comes later leaves an
+example without any order: a *correction* follows, label 0, at the cancellation's time but not before the horizon's end
+plus lateness, for until then another order may still come. Corrections are made for `corrections_ms` after that end.
+
+All that is decided, is decided by event time. A redriven outcome, stamped before its partition's watermark, counts as
+known at that watermark. The clock keeps no file: it names the offsets (`floor`) from which the log must be read again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from heapq import heappop, heappush
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from schemas.internal import Example, ExampleBatch, Outcome
+
+Frontier = tuple[int, str]
+"""(known-at in UTC ms, example id): every label at or below has been released."""
+
+_Key = tuple[str, str]
+
+DAY_MS: Final = 86_400_000
+
+
+class LabelLogError(ValueError):
+    """The examples log contradicts itself; the message names partition, offset and repair."""
+
+
+class Label(msgspec.Struct, frozen=True, gc=False):
+    """An example whose label is known; `correction` marks a counter-example to a label released before."""
+
+    known_at: int
+    id: str
+    positive: bool
+    correction: bool
+    schema_hash: str
+    example: Example
+
+    @property
+    def key(self) -> Frontier:
+        """The label's place in the order of release."""
+        return (self.known_at, self.id)
+
+
+class LabelClock:
+    """Turns the examples log, fed in any interleaving of its partitions, into one sequence of labels.
+
+    `horizon_ms` and `lateness_ms` fix the labels. `frontier` continues after a restart: labels at or below it were
+    released before and are skipped when the log is fed again from `floor`.
+
+    >>> clock = LabelClock(horizon_ms=100, lateness_ms=10)
+    >>> click = Example("e1", "ann", 1_000, b"", (1, 0), None, 0.05, "purchase-prior:0")
+    >>> clock.feed(0, 0, ExampleBatch(0, 1, 1_000, "h", [click], []))
+    []
+    >>> order = Outcome("order", "ann", "o1", 1_060)
+    >>> [(label.key, label.positive) for label in clock.feed(0, 1, ExampleBatch(0, 1, 1_061, "h", [], [order]))]
+    [((1060, 'e1'), True)]
+    """
+
+    def __init__(
+        self,
+        horizon_ms: int,
+        lateness_ms: int,
+        corrections_ms: int = DAY_MS,
+        frontier: Frontier | None = None,
+    ) -> None:
+        if horizon_ms <= 0 or lateness_ms < 0 or corrections_ms < 0:
+            raise ValueError(
+                f"label clock: horizon {horizon_ms}, lateness {lateness_ms}, corrections {corrections_ms} ms; "
+                "the horizon must be positive, the others not negative"
+            )
+        self.horizon_ms = horizon_ms
+        self.frontier = frontier
+        self.unmatched_cancellations = 0
+        """Cancellations of orders that are not, or no longer, known; since this clock was made."""
+        self._settled_after = horizon_ms + lateness_ms
+        self._corrected_until = self._settled_after + corrections_ms
+        # Long enough that every order and cancellation that could touch a remembered example is remembered too.
+        self._orders_for = self._corrected_until + self._settled_after
+        self._tasks: int | None = None
+        self._partitions: dict[int, _Partition] = {}
+        self._heap: list[tuple[int, int, int, Any]] = []
+        self._actions = (self._cancel, self._order, self._settle, self._forget, self._expire)
+        self._sequence = 0
+        self._open: dict[str, list[_Pending]] = {}
+        self._orders: dict[_Key | None, _Known] = {}
+        self._cancelled: dict[_Key | None, _Known] = {}
+        self._orders_of: dict[str, list[_Known]] = {}
+        self._remembered = 0
+
+    @property
+    def pending(self) -> int:
+        """Number of examples in memory: not yet labelled, or positive and open to correction."""
+        return self._remembered
+
+    @property
+    def watermark(self) -> int | None:
+        """Least watermark of all partitions, None before each was heard."""
+        if self._tasks is None or len(self._partitions) < self._tasks:
+            return None
+        marks = [partition.watermark for partition in self._partitions.values()]
+        return None if None in marks else min(mark for mark in marks if mark is not None)
+
+    def floor(self) -> dict[int, int]:
+        """Return, per partition heard, the offset to read from again after a restart."""
+        return {number: partition.floor() for number, partition in sorted(self._partitions.items())}
+
+    def feed(self, partition: int, offset: int, batch: ExampleBatch) -> list[Label]:
+        """Take one message and return the labels it makes known, in order.
+
+        Messages of one partition come in the order of their offsets. Raises LabelLogError when they do not, or when
+        the number of tasks changed.
+        """
+        track = self._track(partition, offset, batch)
+        message = track.message(offset, batch.schema_hash)
+        for example in batch.examples:
+            self._add_example(message, example)
+        for outcome in batch.outcomes:
+            if outcome.kind != "session_end":
+                self._add_outcome(track, message, outcome)
+        track.heard(message, batch.watermark)
+        watermark = self.watermark
+        return [] if watermark is None else self._release(watermark)
+
+    def _track(self, partition: int, offset: int, batch: ExampleBatch) -> _Partition:
+        place = f"examples[{partition}] offset {offset}"
+        if self._tasks is None:
+            self._tasks = batch.tasks
+        if batch.tasks != self._tasks or not 0 <= partition < batch.tasks or batch.task != partition:
+            raise LabelLogError(
+                f"{place}: written by task {batch.task} of {batch.tasks}, the log began with {self._tasks} tasks; the "
+                "inputs were repartitioned? start a new examples topic"
+            )
+        track = self._partitions.setdefault(partition, _Partition())
+        if offset < track.next_offset:
+            raise LabelLogError(
+                f"{place}: comes after offset {track.next_offset - 1}; feed each message once, in order"
+            )
+        return track
+
+    def _add_example(self, message: _Message, example: Example) -> None:
+        pending = _Pending(example, message)
+        message.needed += 1
+        self._remembered += 1
+        self._open_up(pending)
+        self._push(example.as_of + self._settled_after, _SETTLE, pending)
+
+    def _add_outcome(self, track: _Partition, message: _Message, outcome: Outcome) -> None:
+        # A redriven outcome lies behind the watermark; counting it as known there keeps the order of release total.
+        if outcome.kind == "cancel" and outcome.order_id is None:
+            self.unmatched_cancellations += 1
+            return
+        known_at = outcome.time if track.watermark is None else max(outcome.time, track.watermark)
+        message.needed += 1
+        self._push(known_at, _CANCEL if outcome.kind == "cancel" else _ORDER, _Known(outcome, known_at, message))
+
+    def _push(self, time: int, action: int, item: Any) -> None:
+        self._sequence += 1  # equal times keep the partition's own order
+        heappush(self._heap, (time, action, self._sequence, item))
+
+    def _release(self, watermark: int) -> list[Label]:
+        """Act on everything before the watermark; what bears its very time may still be joined by others."""
+        heap, released = self._heap, []
+        while heap and heap[0][0] < watermark:
+            now = heap[0][0]
+            labels: list[Label] = []
+            while heap and heap[0][0] == now:
+                _, action, _, item = heappop(heap)
+                self._actions[action](now, item, labels)
+            labels.sort(key=_id)
+            for label in labels:
+                if self.frontier is None or self.frontier < label.key:
+                    self.frontier = label.key
+                    released.append(label)
+        # Nothing below the watermark is left to release, so the frontier is there even if no label bears that key.
+        if self.frontier is None or self.frontier < (watermark, ""):
+            self.frontier = (watermark, "")
+        return released
+
+    def _cancel(self, now: int, cancel: _Known, labels: list[Label]) -> None:
+        self._push(now + self._orders_for, _EXPIRE, cancel)
+        order = self._orders.get(cancel.key)
+        if cancel.key not in self._cancelled:
+            self._cancelled[cancel.key] = cancel
+        if order is None:
+            self.unmatched_cancellations += 1
+        elif order.live:
+            order.live = False
+            for pending in order.examples:
+                if pending.order is order:
+                    self._reconsider(now, pending, labels)
+            order.examples.clear()
+
+    def _reconsider(self, now: int, pending: _Pending, labels: list[Label]) -> None:
+        """Find another order for an example that lost its own, or correct its label."""
+        orders = self._orders_of[pending.example.user]
+        pending.order = next((order for order in orders if order.live and self._covers(order, pending)), None)
+        if pending.order is not None:
+            pending.order.examples.append(pending)
+        elif pending.settled:
+            labels.append(pending.label(now, positive=False, correction=True))
+            self._forget(now, pending, labels)
+        else:
+            self._open_up(pending)  # until the end of its horizon another order may come
+
+    def _order(self, now: int, order: _Known, labels: list[Label]) -> None:
+        self._push(now + self._orders_for, _EXPIRE, order)
+        if order.key is not None:
+            # The same order again (placed, then paid) counts once; one that was cancelled before never counts.
+            for earlier in (self._orders.get(order.key), self._cancelled.get(order.key)):
+                if earlier is not None and now - earlier.known_at <= self._settled_after:
+                    return
+            self._orders[order.key] = order
+        order.live = True
+        self._orders_of.setdefault(order.user, []).append(order)
+        mine = self._open.get(order.user, [])
+        first = bisect_left(mine, order.time - self.horizon_ms, key=_as_of)
+        last = bisect_left(mine, order.time, first, key=_as_of)
+        for pending in mine[first:last]:
+            pending.order = order
+            order.examples.append(pending)
+            if not pending.positive:
+                pending.positive = True
+                labels.append(pending.label(now, positive=True))
+        self._close(order.user, mine, first, last)
+
+    def _settle(self, now: int, pending: _Pending, labels: list[Label]) -> None:
+        """Horizon and lateness are over: no further order can count."""
+        pending.settled = True
+        if pending.order is not None:
+            self._push(pending.as_of + self._corrected_until, _FORGET, pending)
+            return
+        mine = self._open[pending.example.user]
+        place = bisect_left(mine, pending.as_of, key=_as_of)
+        while mine[place] is not pending:
+            place += 1
+        self._close(pending.example.user, mine, place, place + 1)
+        labels.append(pending.label(now, positive=False, correction=pending.positive))
+        self._forget(now, pending, labels)
+
+    def _forget(self, now: int, pending: _Pending, labels: list[Label]) -> None:
+        pending.order = None
+        pending.message.needed -= 1
+        self._remembered -= 1
+
+    def _expire(self, now: int, known: _Known, labels: list[Label]) -> None:
+        known.message.needed -= 1
+        for memory in (self._orders, self._cancelled):
+            if known.key is not None and memory.get(known.key) is known:
+                del memory[known.key]
+        orders = self._orders_of.get(known.user, [])
+        if known in orders:
+            orders.remove(known)
+            if not orders:
+                del self._orders_of[known.user]
+
+    def _covers(self, order: _Known, pending: _Pending) -> bool:
+        return pending.as_of < order.time <= pending.as_of + self.horizon_ms
+
+    def _open_up(self, pending: _Pending) -> None:
+        insort(self._open.setdefault(pending.example.user, []), pending, key=_as_of)
+
+    def _close(self, user: str, mine: list[_Pending], first: int, last: int) -> None:
+        del mine[first:last]
+        if not mine:
+            self._open.pop(user, None)
+
+
+_CANCEL, _ORDER, _SETTLE, _FORGET, _EXPIRE = range(5)
+"""What is due at one time happens in this order: a cancellation at an order's very time comes before it."""
+
+_id = attrgetter("id")
+_as_of = attrgetter("as_of")
+
+
+class _Message:
+    """One message of the log and how many things in memory came with it."""
+
+    __slots__ = ("anchor", "needed", "offset", "schema_hash")
+
+    def __init__(self, offset: int, anchor: int, schema_hash: str) -> None:
+        self.offset, self.anchor, self.schema_hash = offset, anchor, schema_hash
+        self.needed = 0
+
+
+class _Partition:
+    """What was heard of one partition."""
+
+    __slots__ = ("marked", "messages", "next_offset", "watermark")
+
+    def __init__(self) -> None:
+        self.messages: deque[_Message] = deque()
+        self.next_offset = 0
+        self.watermark: int | None = None
+        self.marked: int | None = None
+
+    def message(self, offset: int, schema_hash: str) -> _Message:
+        """Begin a message; read again from its anchor, its outcomes meet the watermark that they met at first."""
+        return _Message(offset, offset if self.marked is None else self.marked, schema_hash)
+
+    def heard(self, message: _Message, watermark: int | None) -> None:
+        self.next_offset = message.offset + 1
+        if message.needed:
+            self.messages.append(message)
+        if watermark is not None and (self.watermark is None or watermark >= self.watermark):
+            self.watermark, self.marked = watermark, message.offset
+
+    def floor(self) -> int:
+        while self.messages and not self.messages[0].needed:
+            self.messages.popleft()
+        if self.messages:
+            return self.messages[0].anchor
+        return self.next_offset if self.marked is None else self.marked
+
+
+class _Pending:
+    """An example in memory: open (no order yet), or positive and open to correction."""
+
+    __slots__ = ("as_of", "example", "message", "order", "positive", "settled")
+
+    def __init__(self, example: Example, message: _Message) -> None:
+        self.example, self.message = example, message
+        self.as_of = example.as_of
+        self.order: _Known | None = None
+        self.positive = self.settled = False
+
+    def label(self, known_at: int, *, positive: bool, correction: bool = False) -> Label:
+        example = self.example
+        return Label(known_at, example.id, positive, correction, self.message.schema_hash, example)
+
+
+class _Known:
+    """An order or a cancellation in memory; a live order holds the examples that it made positive."""
+
+    __slots__ = ("examples", "key", "known_at", "live", "message", "time", "user")
+
+    def __init__(self, outcome: Outcome, known_at: int, message: _Message) -> None:
+        self.user, self.time, self.known_at, self.message = outcome.user, outcome.time, known_at, message
+        self.key = None if outcome.order_id is None else (outcome.user, outcome.order_id)
+        self.live = False
+        self.examples: list[_Pending] = []

@@ -1,0 +1,284 @@
+"""The learner of purchase probabilities: labels as they become known, one at a time, into River.
+
+The state is plain data, exact to the bit, never pickled: the same examples log always makes the same model, however
+often the learner was restarted. Quality is measured prequentially. A label's whole instant is predicted before any of
+it is learnt: an order settles all clicks that led to it at once, and a model that learnt the first of them would look
+clairvoyant about the rest. What was really promised at the time of the click is scored beside it (`served_log_loss`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+import numpy as np
+from river import linear_model, optim
+from river.utils import VectorDict
+
+from models.labels import DAY_MS, Frontier, Label, LabelClock
+from models.linear import CLIP, LOWEST_PROBABILITY, LinearModel, prior
+from models.scaling import Scaler, Vector, finite_logs
+from schemas.internal import ExampleBatch
+
+MODEL: Final = "purchase"
+"""The name under which versions are published."""
+
+PRIOR_PROBABILITY: Final = 0.05
+_FIRST_VERSION: Final = 64
+_STATE_FORMAT: Final = 1
+
+
+class LearnerStateError(ValueError):
+    """A saved state that does not fit this learner; the message names what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A version of the model, its figures, and the last label it learnt: (known-at in UTC ms, example id)."""
+
+    model: LinearModel
+    metrics: dict[str, float]
+    trained_through: Frontier
+
+
+class PurchaseLearner:
+    """Learns P(order within the horizon) from the examples log.
+
+    `features` and `schema_hash` name the layout of the vectors; examples of another layout are refused and counted.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[str],
+        schema_hash: str,
+        *,
+        horizon_ms: int,
+        lateness_ms: int,
+        corrections_ms: int = DAY_MS,
+        publish_every: int = 1_000,
+    ) -> None:
+        if publish_every < 1:
+            raise ValueError(f"learner: publish_every {publish_every}; at least 1 expected")
+        self.features = tuple(features)
+        self.schema_hash = schema_hash
+        self.publish_every = publish_every
+        self.progress = Progress()
+        self._clock_settings = (horizon_ms, lateness_ms, corrections_ms)
+        self.clock = LabelClock(*self._clock_settings)
+        self._scaler = Scaler.of(len(self.features))
+        self._regression = _regression(self.progress)
+
+    def feed(self, partition: int, offset: int, batch: ExampleBatch) -> list[Snapshot]:
+        """Take one message of the examples log; return the versions that became due, oldest first.
+
+        A version is due every `publish_every` learnt examples, and before the first of these at 64, 128, 256 …: what
+        has only just begun to learn has most to gain.
+        """
+        snapshots = []
+        labels = self.clock.feed(partition, offset, batch)
+        for _, instant in groupby(labels, key=_known_at):
+            for label, logs in self._predict(instant):
+                self._learn(label, logs)
+                if self._due():
+                    snapshots.append(self.snapshot())
+        return snapshots
+
+    def _predict(self, instant: Iterable[Label]) -> list[tuple[Label, Vector]]:
+        """Score the labels of one instant against the model as it is; return those that can be learnt."""
+        usable = []
+        for label in instant:
+            logs = self._logs(label)
+            if logs is None:
+                self.progress.refused += 1
+                continue
+            usable.append((label, logs))
+            if not label.correction:
+                probability = self._regression.predict_proba_one(self._named(logs))[True]
+                self.progress.score(probability, label.example.probability, label.positive)
+        return usable
+
+    def _learn(self, label: Label, logs: Vector) -> None:
+        progress = self.progress
+        progress.learnt += 1
+        progress.corrections += label.correction
+        progress.trained_through = label.key
+        self._scaler.learn_one(logs)
+        self._regression.learn_one(self._named(logs), label.positive)
+
+    def _logs(self, label: Label) -> Vector | None:
+        """Return the logarithms of a label's vector; None for another layout, or a value that is not finite."""
+        data = label.example.vector
+        if label.schema_hash != self.schema_hash or len(data) != 8 * len(self.features):
+            return None
+        return finite_logs(np.frombuffer(data, dtype="<f8"))
+
+    def _named(self, logs: Vector) -> dict[str, float]:
+        return dict(zip(self.features, self._scaler.transform_one(logs, CLIP).tolist(), strict=True))
+
+    def _due(self) -> bool:
+        learnt = self.progress.learnt
+        early = _FIRST_VERSION <= learnt < self.publish_every and learnt & (learnt - 1) == 0
+        return early or learnt % self.publish_every == 0
+
+    def model(self) -> LinearModel:
+        """Return the model as of now; the prior before anything was learnt."""
+        if not self.progress.learnt:
+            return prior(self.features, self.schema_hash, PRIOR_PROBABILITY)
+        return LinearModel(
+            name=MODEL,
+            version=f"{self.progress.learnt:012d}",
+            features=self.features,
+            schema_hash=self.schema_hash,
+            mean=self._scaler.mean,
+            scale=np.sqrt(self._scaler.variance),
+            weights=np.array(self._weights()),
+            intercept=self._regression.intercept,
+            clip=CLIP,
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Return the model as of now with its figures."""
+        return Snapshot(self.model(), self.progress.metrics(), self.progress.trained_through)
+
+    def state(self) -> bytes:
+        """Return, between two messages, all that a restart needs beside the examples log from `clock.floor()` on."""
+        regression = self._regression
+        return msgspec.msgpack.encode(
+            _State(
+                format=_STATE_FORMAT,
+                schema_hash=self.schema_hash,
+                features=self.features,
+                clock=self._clock_settings,
+                count=self._scaler.count,
+                mean=self._scaler.mean.tolist(),
+                variance=self._scaler.variance.tolist(),
+                weights=self._weights(),
+                intercept=float(regression.intercept),
+                steps=regression.optimizer.n_iterations,
+                progress=self.progress,
+                frontier=self.clock.frontier,
+                floor=self.clock.floor(),
+            ),
+        )
+
+    def load(self, state: bytes) -> dict[int, int]:
+        """Continue from `state`; returns the offset per partition from which the log must be fed again.
+
+        Raises LearnerStateError if the state is damaged, or was made for other features or another horizon.
+        """
+        try:
+            saved = msgspec.msgpack.decode(state, type=_State)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise LearnerStateError(f"learner state: {error}; delete it to learn again from the log") from error
+        theirs = (saved.format, saved.schema_hash, saved.features, saved.clock)
+        if theirs != (_STATE_FORMAT, self.schema_hash, self.features, self._clock_settings):
+            raise LearnerStateError(
+                f"learner state: format {saved.format}, features {saved.schema_hash}, (horizon, lateness, corrections) "
+                f"{saved.clock} ms; this learner: {_STATE_FORMAT}, {self.schema_hash}, {self._clock_settings}; delete "
+                "the state to learn again from the log"
+            )
+        self.progress = saved.progress
+        self._scaler = Scaler(saved.count, np.array(saved.mean), np.array(saved.variance))
+        self._regression = _regression(self.progress)
+        self._regression.intercept = saved.intercept
+        self._regression.optimizer.n_iterations = saved.steps
+        # River has no public way to set weights; assigning this one attribute is checked by the restart test.
+        self._regression._weights = VectorDict(dict(zip(self.features, saved.weights, strict=True)))
+        self.clock = LabelClock(*self._clock_settings, frontier=saved.frontier)
+        return saved.floor
+
+    def _weights(self) -> list[float]:
+        weights = self._regression.weights
+        return [float(weights.get(feature, 0.0)) for feature in self.features]
+
+
+class Progress(msgspec.Struct):
+    """Counts, and sums of log losses (nats), of what was learnt so far."""
+
+    learnt: int = 0
+    scored: int = 0
+    positives: int = 0
+    corrections: int = 0
+    refused: int = 0
+    loss: float = 0.0
+    base_loss: float = 0.0
+    served_loss: float = 0.0
+    trained_through: Frontier = (0, "")
+
+    def score(self, probability: float, served: float, positive: bool) -> None:
+        """Add the losses of the model, of the running base rate, and of what was served at the time."""
+        base = (self.positives + 1) / (self.scored + 2)
+        self.loss += _log_loss(probability, positive)
+        self.base_loss += _log_loss(base, positive)
+        self.served_loss += _log_loss(served, positive)
+        self.scored += 1
+        self.positives += positive
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures that go out with a version; the losses are means per example."""
+        scored = max(self.scored, 1)
+        return {
+            "learnt": self.learnt,
+            "scored": self.scored,
+            "positives": self.positives,
+            "corrections": self.corrections,
+            "refused": self.refused,
+            "log_loss": self.loss / scored,
+            "base_rate_log_loss": self.base_loss / scored,
+            "served_log_loss": self.served_loss / scored,
+        }
+
+
+class _WeightRate(optim.base.Scheduler):  # type: ignore[misc]  # River is not typed
+    """Decays with the square root of time, down to a floor that keeps up with drift."""
+
+    def get(self, t: int) -> float:
+        return max(0.006 / math.sqrt(1 + t / 100), 2e-4)
+
+
+class _InterceptRate(optim.base.Scheduler):  # type: ignore[misc]  # River is not typed
+    """A damped Newton step: the rarer positives are, the longer the way of the intercept on the logit scale."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def get(self, t: int) -> float:
+        base = (self.progress.positives + 1) / (self.progress.scored + 20)
+        return min(max(0.5 / (t + 100), 3e-5) / (base * (1 - base)), 0.3)
+
+
+def _regression(progress: Progress) -> linear_model.LogisticRegression:
+    return linear_model.LogisticRegression(
+        optimizer=optim.SGD(_WeightRate()),
+        intercept_init=math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)),
+        intercept_lr=_InterceptRate(progress),
+    )
+
+
+class _State(msgspec.Struct):
+    format: int
+    schema_hash: str
+    features: tuple[str, ...]
+    clock: tuple[int, int, int]
+    count: int
+    mean: list[float]
+    variance: list[float]
+    weights: list[float]
+    intercept: float
+    steps: int
+    progress: Progress
+    frontier: Frontier | None
+    floor: dict[int, int]
+
+
+def _log_loss(probability: float, positive: bool) -> float:
+    chance = probability if positive else 1 - probability
+    return -math.log(min(max(chance, LOWEST_PROBABILITY), 1.0))
+
+
+_known_at = attrgetter("known_at")
