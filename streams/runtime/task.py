@@ -222,7 +222,7 @@ class Task:
         rows.update(changed)
         rows.update(self._dedup.drain(self.watermark))
         floor = self.state.floor()
-        offsets = self.offsets() if floor is None else floor
+        offsets = self.offsets() | dict(floor or {})
         header = Header(
             layout=self.stage.layout,
             epoch=self.epoch,

@@ -272,7 +272,9 @@ class SourceSpec(_Part):
                 raise ValueError(f"[[filter]] for table {rule.table!r}, which is not described")
         for table in self.tables():
             if self.currency is None and ({"price", "amount"} & table.fields().keys()):
-                raise ValueError(f'[{table.name}] has prices, so the file needs currency = "EUR" or another ISO 4217 code')
+                raise ValueError(
+                    f'[{table.name}] has prices, so the file needs currency = "EUR" or another ISO 4217 code'
+                )
         return self
 
     def tables(self) -> list[TableSpec]:

@@ -62,8 +62,7 @@ class TableFile:
     def rows(self) -> Iterator[RawRow]:
         """Yield every row; a new pass over the file each time."""
         read = {"csv": self._csv_rows, "jsonl": self._jsonl_rows, "parquet": self._parquet_rows}[self._kind]
-        with self._explained():
-            yield from read()
+        return read()
 
     def encode(self, row: Row) -> bytes:
         """Return a row as one JSON object, whatever it holds, for a dead letter."""
@@ -102,34 +101,23 @@ class TableFile:
     def _csv_rows(self) -> Iterator[RawRow]:
         csv.field_size_limit(_LONGEST_CELL)
         width = len(self.header)
-        undecoded = False
-
-        def lines(text: TextIOWrapper) -> Iterator[str]:
-            nonlocal undecoded
-            for line in text:
-                if not line.isascii() and _UNDECODED.search(line):
-                    undecoded = True
-                yield line
-
-        with self._open() as text:
-            reader = csv.reader(lines(text))
+        join = "".join
+        with self._explained(), self._open() as text:
+            reader = csv.reader(text)
             next(reader, None)
-            undecoded = False
             number = 0
             while True:
                 try:
                     for row in reader:
-                        if len(row) == width and not undecoded:
-                            number += 1
-                            yield number, row, None
-                        elif row:
-                            number += 1
-                            if undecoded:
-                                undecoded = False
-                                yield number, row, BadValue("undecodable", "row", "is not UTF-8")
-                            else:
-                                detail = f"has {len(row)} fields where the header has {width}"
-                                yield number, row, BadValue("invalid", "row", detail)
+                        if not row:
+                            continue
+                        number += 1
+                        bad = None
+                        if not join(row).isascii() and _UNDECODED.search(join(row)):
+                            bad = BadValue("undecodable", "row", "is not UTF-8")
+                        elif len(row) != width:
+                            bad = BadValue("invalid", "row", f"has {len(row)} fields where the header has {width}")
+                        yield number, row, bad
                     return
                 except csv.Error as error:
                     number += 1
@@ -139,7 +127,7 @@ class TableFile:
         # The text of a number stays as it is: 0.1 is a tenth.
         decode = msgspec.json.Decoder(float_hook=_float_text).decode
         number = 0
-        with self._open() as text:
+        with self._explained(), self._open() as text:
             for line in text:
                 if line.isspace():
                     continue
@@ -180,7 +168,7 @@ class TableFile:
 
     def _parquet_rows(self) -> Iterator[RawRow]:
         numbers = iter(range(1, 1 << 62))
-        with _pyarrow(self.path).ParquetFile(self.path) as file:
+        with self._explained(), _pyarrow(self.path).ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=10_000, columns=self.header):
                 columns = [_plain_times(batch.column(name)).to_pylist() for name in self.header]
                 for values in zip(*columns, strict=True):
@@ -204,7 +192,7 @@ class _Explained:
         self._path = path
 
     @contextmanager
-    def ParquetFile(self, path: Path) -> Iterator[Any]:  # noqa: N802  # pyarrow's own name
+    def ParquetFile(self, path: Path) -> Iterator[Any]:  # pyarrow's own name
         import pyarrow
 
         try:

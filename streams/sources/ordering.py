@@ -17,7 +17,7 @@ import msgspec
 
 from streams.errors import SourceError
 from streams.sources.fields import Row
-from streams.sources.files import RawRow, TableFile
+from streams.sources.files import TableFile
 from streams.sources.values import BadValue
 
 TimedRow = tuple[int, int, Row, BadValue | None]
@@ -31,17 +31,14 @@ _LENGTH = struct.Struct("<I")
 
 
 def in_time_order(
-    file: TableFile, time_of: Callable[[Row], int], declared: bool | None, *, chunk_rows: int = CHUNK_ROWS
+    file: TableFile, time_of: Callable[[Row], int], is_sorted: bool, *, chunk_rows: int = CHUNK_ROWS
 ) -> Iterator[TimedRow]:
     """Yield the rows of `file` by (time, row number).
 
-    `declared` is the description's ``sorted``: False sorts, True trusts and raises SourceError where time goes back,
-    None looks first. Sorting needs the disk space of the rows and the memory of `chunk_rows` of them.
+    A file that is not sorted is, with the disk space of its rows and the memory of `chunk_rows` of them. Raises
+    SourceError where time goes back although the file is said to be sorted.
     """
-    if declared is None:
-        declared = _is_sorted(file, time_of)
-    rows = timed(file, time_of)
-    return _trusted(file, rows) if declared else _sorted_externally(rows, chunk_rows)
+    return _trusted(file, time_of) if is_sorted else _sorted_externally(timed(file, time_of), chunk_rows)
 
 
 def timed(file: TableFile, time_of: Callable[[Row], int]) -> Iterator[TimedRow]:
@@ -56,7 +53,11 @@ def timed(file: TableFile, time_of: Callable[[Row], int]) -> Iterator[TimedRow]:
         yield last, number, row, bad
 
 
-def _is_sorted(file: TableFile, time_of: Callable[[Row], int]) -> bool:
+def looks_sorted(file: TableFile, time_of: Callable[[Row], int]) -> bool:
+    """Say whether the rows of `file` are in time order; one pass, up to the first that is not.
+
+    Raises SourceError where no row of the file can be read.
+    """
     last = readable = number = 0
     first_problem: BadValue | None = None
     for time, number, _, bad in timed(file, time_of):  # noqa: B007  # the count is used below
@@ -72,16 +73,23 @@ def _is_sorted(file: TableFile, time_of: Callable[[Row], int]) -> bool:
     return True
 
 
-def _trusted(file: TableFile, rows: Iterator[TimedRow]) -> Iterator[TimedRow]:
+def _trusted(file: TableFile, time_of: Callable[[Row], int]) -> Iterator[TimedRow]:
+    # The hot path: `timed` and the check in one loop.
     last = 0
-    for timed_row in rows:
-        if timed_row[0] < last:
+    for number, row, bad in file.rows():
+        time = last
+        if bad is None:
+            try:
+                time = time_of(row)
+            except BadValue as error:
+                bad = error
+        if time < last:
             raise SourceError(
-                f"{file.path}: [{file.table}] row {timed_row[1]} goes back in time, from {last} to {timed_row[0]} "
-                "(ms UTC); say sorted = false"
+                f"{file.path}: [{file.table}] row {number} goes back in time, from {last} to {time} (ms UTC); "
+                "say sorted = false"
             )
-        last = timed_row[0]
-        yield timed_row
+        last = time
+        yield time, number, row, bad
 
 
 def _sorted_externally(rows: Iterator[TimedRow], chunk_rows: int) -> Iterator[TimedRow]:

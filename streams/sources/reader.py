@@ -14,11 +14,11 @@ import msgspec
 
 from schemas.codec import Catalog, Click, Order, Plan
 from streams.errors import SourceError
-from streams.sources.description import PlanSpec, SourceSpec, TableSpec, load_description
+from streams.sources.description import FieldSpec, PlanSpec, SourceSpec, TableSpec, load_description
 from streams.sources.fields import time_field
 from streams.sources.files import TableFile
-from streams.sources.ordering import CHUNK_ROWS, in_time_order
-from streams.sources.tables import Accounts, Item, Unreadable, make_table
+from streams.sources.ordering import CHUNK_ROWS, in_time_order, looks_sorted
+from streams.sources.tables import Accounts, Item, Table, Unreadable, make_table
 from streams.sources.values import BadValue
 
 __all__ = ["Accounts", "Source", "SourceEvent", "Unreadable", "open_source"]
@@ -47,6 +47,7 @@ class Source:
         self._spec = spec
         self._chunk_rows = chunk_rows
         self._files = [(table, self._file(table)) for table in spec.tables()]
+        self._looked: dict[tuple[Path, FieldSpec], bool] = {}
         self.accounts = Accounts()
         # Constants that cannot be are an error of the description, so they are found now.
         for table, file in self._files:
@@ -88,26 +89,31 @@ class Source:
         orders are counted as filtered, facts of the catalog still hold. Up to before `end_ms`: reading stops there, so
         what comes is a prefix of the whole. Each call starts over, with new `accounts`.
         """
-        for event in self.items(skip, start_ms=start_ms, end_ms=end_ms):
-            if event.value.__class__ is not Unreadable:
-                yield event
+        return self._numbered(skip, start_ms, end_ms, unreadable=False)
 
     def items(self, skip: int = 0, *, start_ms: int | None = None, end_ms: int | None = None) -> Iterator[SourceEvent]:
         """Yield as `events` does, and the unreadable rows in their places."""
+        return self._numbered(skip, start_ms, end_ms, unreadable=True)
+
+    def _numbered(self, skip: int, start_ms: int | None, end_ms: int | None, unreadable: bool) -> Iterator[SourceEvent]:
         accounts = self.accounts = Accounts()
+        sent, sent_rows = accounts.sent, accounts.sent_rows
         position = 0
-        for item in self._merged(accounts, end_ms):
-            time, topic, key, value, rows = item
-            if value.__class__ is not Unreadable:
-                if start_ms is not None and time < start_ms and topic in _CUT:
-                    accounts.filtered["before_from"] = accounts.filtered.get("before_from", 0) + rows
+        for time, topic, key, value, rows in self._merged(accounts, end_ms):
+            if value.__class__ is Unreadable:
+                position += 1
+                if unreadable and position > skip:
+                    yield SourceEvent(topic, key, time, value, rows, position)
+                continue
+            if topic in _CUT:
+                if start_ms is not None and time < start_ms:
+                    accounts.filtered["before_from"] += rows
                     continue
-                accounts.sent[topic] = accounts.sent.get(topic, 0) + 1
-                accounts.sent_rows[topic] = accounts.sent_rows.get(topic, 0) + rows
-                if topic in _CUT:
-                    accounts.last_time = time
-                    if accounts.first_time is None:
-                        accounts.first_time = time
+                accounts.last_time = time
+                if accounts.first_time is None:
+                    accounts.first_time = time
+            sent[topic] += 1
+            sent_rows[topic] += rows
             position += 1
             if position > skip:
                 yield SourceEvent(topic, key, time, value, rows, position)
@@ -118,20 +124,28 @@ class Source:
             yield from self._stream(spec, file, accounts)
         streams = [self._stream(spec, file, accounts) for spec, file in self._files if (spec, file) not in plan]
         for item in _merge(streams):
-            if end_ms is not None and item.time >= end_ms:
+            if end_ms is not None and item[0] >= end_ms:
                 return
             yield item
 
     def _stream(self, spec: TableSpec, file: TableFile, accounts: Accounts) -> Iterator[Item]:
         time_of = time_field(spec.time, file.index, self._spec.timezone)
-        rows = in_time_order(file, time_of, spec.sorted, chunk_rows=self._chunk_rows)
+        if spec.sorted is not None:
+            is_sorted = spec.sorted
+        else:
+            # Looked at once, also where two tables share a file.
+            name = (file.path, spec.time)
+            if name not in self._looked:
+                self._looked[name] = looks_sorted(file, time_of)
+            is_sorted = self._looked[name]
+        rows = in_time_order(file, time_of, is_sorted, chunk_rows=self._chunk_rows)
         return self._table(spec, file, accounts).items(rows, file.encode)
 
     def _file(self, spec: TableSpec) -> TableFile:
         columns = spec.columns() | {rule.column for rule in self._spec.filter if rule.table == spec.name}
         return TableFile(self._path.parent / spec.path, columns, spec.name)
 
-    def _table(self, spec: TableSpec, file: TableFile, accounts: Accounts):  # type: ignore[no-untyped-def]
+    def _table(self, spec: TableSpec, file: TableFile, accounts: Accounts) -> Table:
         try:
             return make_table(spec, self._spec, file.index, accounts)
         except BadValue as error:
@@ -155,18 +169,18 @@ def _merge(streams: list[Iterator[Item]]) -> Iterator[Item]:
     for rank, stream in enumerate(streams):
         item = next(stream, None)
         if item is not None:
-            heads.append((item.time, rank, item, stream))
+            heads.append((item[0], rank, item, stream))
     while heads:
         heads.sort(key=_order)
         _, rank, item, stream = heads.pop(0)
+        yield item
         # Most of the time one stream goes on for a while: until the next one's head.
-        bound = heads[0][:2] if heads else (1 << 62, 0)
-        after: Item | None = item
-        while after is not None and (after.time < bound[0] or (after.time == bound[0] and rank < bound[1])):
+        until, other = heads[0][:2] if heads else (1 << 62, 0)
+        for after in stream:
+            if after[0] > until or (after[0] == until and rank > other):
+                heads.append((after[0], rank, after, stream))
+                break
             yield after
-            after = next(stream, None)
-        if after is not None:
-            heads.append((after.time, rank, after, stream))
 
 
 def _order(head: tuple[int, int, Item, Iterator[Item]]) -> tuple[int, int]:

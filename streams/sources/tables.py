@@ -7,13 +7,13 @@ sale, and is counted as filtered.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from schemas.codec import Catalog, Click, Order, OrderLine, Plan
-from schemas.wire import MAX_COVARIATES, MAX_INT, MAX_LINES, MAX_QUANTITY
+from schemas.wire import MAX_COVARIATES, MAX_INT, MAX_LINES, MAX_QUANTITY, TIME_END
 from streams.records import CATALOG, CLICKSTREAM, ORDERS, PLAN
 from streams.sources.description import (
     CatalogSpec,
@@ -50,11 +50,11 @@ class Accounts:
     finer than a minor unit.
     """
 
-    rows: dict[str, int] = field(default_factory=dict)
-    filtered: dict[str, int] = field(default_factory=dict)
-    unreadable: dict[str, int] = field(default_factory=dict)
-    sent_rows: dict[str, int] = field(default_factory=dict)
-    sent: dict[str, int] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
+    filtered: Counter[str] = field(default_factory=Counter)
+    unreadable: Counter[str] = field(default_factory=Counter)
+    sent_rows: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
     unchanged: int = 0
     rounded: int = 0
     first_time: int | None = None
@@ -77,14 +77,8 @@ class Unreadable:
     data: bytes
 
 
-class Item(NamedTuple):
-    """What a table yields: an event, or a row that cannot become one, and how many rows it stands for."""
-
-    time: int
-    topic: str
-    key: bytes | None
-    value: Any
-    rows: int
+Item = tuple[int, str, bytes | None, Event | Unreadable, int]
+"""What a table yields: time, topic, key, the event (or the row that cannot become one), how many rows it stands for."""
 
 
 class Table:
@@ -101,34 +95,8 @@ class Table:
         self._filters = [(rule.label, keeps(rule, index)) for rule in rules]
 
     def items(self, rows: Iterable[TimedRow], encode: Callable[[Row], bytes]) -> Iterator[Item]:
-        """Yield an item for each row that is neither filtered nor joined to another."""
-        counts = self._accounts.rows
-        name = self._name
-        counts.setdefault(name, 0)
-        filters = self._filters
-        for time, number, row, bad in rows:
-            counts[name] += 1
-            if bad is not None:
-                # A row whose cells are all there is judged by the filters first, as the readable ones are.
-                if bad.field != "time" or not self._dropped(row):
-                    yield from self._hold(time, self._refuse(time, number, row, bad, encode))
-                continue
-            if filters and self._dropped(row):
-                continue
-            try:
-                yield from self._take(time, number, row)
-            except BadValue as error:
-                yield from self._hold(time, self._refuse(time, number, row, error, encode))
-        yield from self._rest()
-
-    def _take(self, time: int, number: int, row: Row) -> Iterable[Item]:
+        """Yield the table's items in the order of their times."""
         raise NotImplementedError
-
-    def _hold(self, time: int, item: Item) -> Iterable[Item]:
-        return (item,)
-
-    def _rest(self) -> Iterable[Item]:
-        return ()
 
     def _dropped(self, row: Row) -> bool:
         for label, kept in self._filters:
@@ -138,19 +106,43 @@ class Table:
         return False
 
     def _count_filtered(self, label: str) -> None:
-        self._accounts.filtered[label] = self._accounts.filtered.get(label, 0) + 1
+        self._accounts.filtered[label] += 1
 
     def _refuse(self, time: int, number: int, row: Row, bad: BadValue, encode: Callable[[Row], bytes]) -> Item:
         label = f"{self._name}.{bad.field}.{bad.reason}"
-        self._accounts.unreadable[label] = self._accounts.unreadable.get(label, 0) + 1
+        self._accounts.unreadable[label] += 1
         lost = Unreadable(self._name, number, bad.reason, f"{bad.field}: {bad.detail}", encode(row))
-        return Item(time, self.topic, None, lost, 1)
+        return (time, self.topic, None, lost, 1)
 
     def _rounded(self) -> None:
         self._accounts.rounded += 1
 
 
-class Clicks(Table):
+class _OneByOne(Table):
+    """A table whose rows are events, each by itself."""
+
+    def items(self, rows: Iterable[TimedRow], encode: Callable[[Row], bytes]) -> Iterator[Item]:
+        """Yield an item for each row that is neither filtered nor joined to another."""
+        counts, name, take = self._accounts.rows, self._name, self._take
+        counts[name] += 0
+        for time, number, row, bad in rows:
+            counts[name] += 1
+            try:
+                if bad is not None:
+                    raise bad
+                if self._filters and self._dropped(row):
+                    continue
+                item = take(time, number, row)
+            except BadValue as error:
+                item = self._refuse(time, number, row, error, encode)
+            if item is not None:
+                yield item
+
+    def _take(self, time: int, number: int, row: Row) -> Item | None:
+        raise NotImplementedError
+
+
+class Clicks(_OneByOne):
     """A row is a click."""
 
     topic = CLICKSTREAM
@@ -168,7 +160,7 @@ class Clicks(Table):
         self._country = text_field("country", spec.country, index)
         self._channel = text_field("channel", spec.channel, index)
 
-    def _take(self, time: int, number: int, row: Row) -> Iterable[Item]:
+    def _take(self, time: int, number: int, row: Row) -> Item | None:
         kind = self._type(row)
         if kind not in _TYPES:
             raise BadValue("invalid", "type", f"{kind[:40]!r} is none of {', '.join(sorted(_TYPES))}; map it")
@@ -188,7 +180,7 @@ class Clicks(Table):
             self._query(row), self._country(row), self._channel(row),
         )  # fmt: skip
         # Without a name to go by: by its id, so that a repeated replay meets the same partition.
-        return (Item(time, CLICKSTREAM, (user or session or event_id).encode(), event, 1),)
+        return time, CLICKSTREAM, (user or session or event_id).encode(), event, 1
 
 
 _TYPES = frozenset({"view", "search", "add_to_cart", "remove_from_cart", "wishlist", "purchase"})
@@ -229,7 +221,24 @@ class Orders(Table):
         self._country = text_field("country", spec.country, index)
         self._channel = text_field("channel", spec.channel, index)
 
-    def _take(self, time: int, number: int, row: Row) -> Iterable[Item]:
+    def items(self, rows: Iterable[TimedRow], encode: Callable[[Row], bytes]) -> Iterator[Item]:
+        """Yield an item for each order, and for each row that cannot become part of one."""
+        counts, name, drafts = self._accounts.rows, self._name, self._drafts
+        counts[name] += 0
+        for time, number, row, bad in rows:
+            if drafts and drafts[0].time < time - self._within:
+                yield from self._release(time - self._within)
+            counts[name] += 1
+            try:
+                if bad is not None:
+                    raise bad
+                if not self._dropped(row):
+                    self._add(time, number, row)
+            except BadValue as error:
+                drafts.append(_Draft(time, self._refuse(time, number, row, error, encode)))
+        yield from self._release(TIME_END)
+
+    def _add(self, time: int, number: int, row: Row) -> None:
         status = self._status(row)
         if status not in _STATUSES:
             raise BadValue("invalid", "status", f"{status[:40]!r} is none of {', '.join(sorted(_STATUSES))}; map it")
@@ -239,7 +248,7 @@ class Orders(Table):
         if quantity < 0:
             if status not in ("cancelled", "returned"):
                 self._count_filtered("orders.quantity.stock_correction")
-                return self._due(time)
+                return
             quantity, status = -quantity, "returned"
         _positive(quantity)
         price = _not_negative("price", self._price(row))
@@ -252,7 +261,6 @@ class Orders(Table):
         line = OrderLine(self._product(row), self._category(row), quantity, price, amount)
         order, user = self._order(row), self._user(row)
         session, country, channel = self._session(row), self._country(row), self._channel(row)
-        due = self._due(time)
         name = (order, user, status)
         draft = self._open.get(name)
         if draft is None or len(draft.lines) == MAX_LINES:
@@ -262,26 +270,12 @@ class Orders(Table):
             draft.row = (country, channel)
             self._drafts.append(draft)
         draft.lines.append(line)
-        return due
 
-    def _hold(self, time: int, item: Item) -> Iterable[Item]:
-        due = self._due(time)
-        self._drafts.append(_Draft(time, item))
-        return due
-
-    def _due(self, time: int) -> list[Item]:
-        return self._release(time - self._within)
-
-    def _rest(self) -> Iterable[Item]:
-        return self._release(None)
-
-    def _release(self, before: int | None) -> list[Item]:
-        done: list[Item] = []
+    def _release(self, before: int) -> Iterator[Item]:
         drafts = self._drafts
-        while drafts and (before is None or drafts[0].time < before):
+        while drafts and drafts[0].time < before:
             draft = drafts.popleft()
-            done.append(draft.item if draft.item is not None else self._finish(draft))
-        return done
+            yield draft.item if draft.item is not None else self._finish(draft)
 
     def _finish(self, draft: _Draft) -> Item:
         name = (draft.order, draft.user, draft.status)
@@ -292,10 +286,10 @@ class Orders(Table):
             draft.event_id, draft.order, draft.status, draft.time, tuple(draft.lines), draft.user, draft.session,
             self._source.currency, country, channel,
         )  # fmt: skip
-        return Item(draft.time, ORDERS, (draft.user or draft.order).encode(), event, len(draft.lines))
+        return (draft.time, ORDERS, (draft.user or draft.order).encode(), event, len(draft.lines))
 
 
-class CatalogRows(Table):
+class CatalogRows(_OneByOne):
     """A row counts where it tells something new of its product; what it leaves open stays as it was."""
 
     topic = CATALOG
@@ -311,7 +305,7 @@ class CatalogRows(Table):
             whole_field("stock", spec.stock, index),
         )
 
-    def _take(self, time: int, number: int, row: Row) -> Iterable[Item]:
+    def _take(self, time: int, number: int, row: Row) -> Item | None:
         product = self._product(row)
         before = self._known.get(product)
         facts = tuple(read(row) for read in self._read)
@@ -319,17 +313,17 @@ class CatalogRows(Table):
             facts = tuple(old if new is None else new for new, old in zip(facts, before, strict=True))
             if facts == before:
                 self._accounts.unchanged += 1
-                return ()
+                return None
         name, category, price, stock = facts
         _not_negative("price", price)
         _not_negative("stock", stock)
         self._known[product] = facts
         currency = None if price is None else self._source.currency
         event = Catalog(f"{self._prefix}{number}", product, time, name, category, price, currency, stock)
-        return (Item(time, CATALOG, product.encode(), event, 1),)
+        return time, CATALOG, product.encode(), event, 1
 
 
-class PlanRows(Table):
+class PlanRows(_OneByOne):
     """A row is a plan entry."""
 
     topic = PLAN
@@ -343,12 +337,12 @@ class PlanRows(Table):
         if len(self._covariates) > MAX_COVARIATES:
             raise BadValue("invalid", "covariates", f"{len(self._covariates)} are more than {MAX_COVARIATES}")
 
-    def _take(self, time: int, number: int, row: Row) -> Iterable[Item]:
+    def _take(self, time: int, number: int, row: Row) -> Item | None:
         product = self._product(row)
         values = ((name, read(row)) for name, read in self._covariates)
         known = {name: value for name, value in values if value is not None}
         event = Plan(f"{self._prefix}{number}", time, product, _not_negative("price", self._price(row)), known)
-        return (Item(time, PLAN, None if product is None else product.encode(), event, 1),)
+        return time, PLAN, None if product is None else product.encode(), event, 1
 
 
 def make_table(spec: TableSpec, source: SourceSpec, index: Index, accounts: Accounts) -> Table:
@@ -367,7 +361,6 @@ def _positive(quantity: int) -> int:
     if not 1 <= quantity <= MAX_QUANTITY:
         raise BadValue("invalid", "quantity", f"{quantity} is not within 1 to {MAX_QUANTITY}")
     return quantity
-
 
 
 def _not_negative(name: str, value: int | None) -> int | None:

@@ -13,8 +13,8 @@ from schemas.wire import MAX_INT, MAX_TEXT, TIME_END, Reason
 _NO_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
 _DECIMALS = {
     **dict.fromkeys(_NO_DECIMALS.split(), 0),
-    **dict.fromkeys("BHD IQD JOD KWD LYD OMR TND".split(), 3),
-    **dict.fromkeys("CLF UYW".split(), 4),
+    **dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3),
+    **dict.fromkeys(["CLF", "UYW"], 4),
 }
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _EXACT = Context(prec=100)
@@ -99,7 +99,7 @@ def minor_units(field: str, value: Decimal, currency: str) -> tuple[int, bool]:
 
 def _bounded(field: str, value: Decimal) -> None:
     # By the exponent first: 1e999 must not become a thousand digits.
-    if value and value.adjusted() > 17 or abs(value) > MAX_INT:
+    if (value and value.adjusted() > 17) or abs(value) > MAX_INT:
         raise BadValue("invalid", field, f"{value:.3e} is out of bounds (±2^53)")
 
 
@@ -115,8 +115,10 @@ def time_reader(unit: str | None, form: str | None, timezone: str) -> Callable[[
     (1396321200000, 1396321200000, 1396321200000)
     """
     parse = _since_epoch(unit) if unit is not None else _calendar(form, ZoneInfo(timezone), timezone == "UTC")
-    if unit is not None or (form is None and timezone == "UTC"):
+    if unit is not None:
         return parse
+    if form is None and timezone == "UTC":
+        return _iso(parse)
     cache: dict[str, int] = {}
 
     def cached(text: str) -> int:
@@ -142,6 +144,20 @@ def _since_epoch(unit: str) -> Callable[[str], int]:
         if not 0 <= value < TIME_END:
             raise BadValue("invalid", "time", f"{text[:40]!r} is outside 1970 to 2099; is unit = {unit!r} right?")
         return value
+
+    return parse
+
+
+def _iso(slow: Callable[[str], int]) -> Callable[[str], int]:
+    # What nearly every file holds, in as few steps as can be; the rest goes the slow way.
+    def parse(text: str) -> int:
+        try:
+            moment = datetime.fromisoformat(text)
+            since = moment - (_EPOCH if moment.tzinfo is None else _EPOCH_UTC)
+        except (ValueError, OverflowError):
+            return slow(text)
+        milliseconds = since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
+        return milliseconds if 0 <= milliseconds < TIME_END else slow(text)
 
     return parse
 

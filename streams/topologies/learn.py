@@ -1,0 +1,155 @@
+"""Learn: outcomes meet the vectors that were served, and versions of the online model come out.
+
+One task reads every partition of the examples; its state is the model's parameters, while pending labels are rebuilt
+from the log, which is read again from the learner's floor on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from features.engine import ScoreFeatures
+from models.online import PurchaseLearner, Snapshot
+from schemas.codec import DecodeError
+from schemas.internal import ExampleBatch, decode_examples
+from schemas.outputs import encode_announcement
+
+from streams.records import DEADLETTERS, EXAMPLES, MODELS, Input, Output, Record
+from streams.runtime.checkpoint import Rows
+from streams.runtime.merge import Entry
+from streams.settings import Settings
+from streams.topologies.layout import score_layout
+from streams.topologies.stage import State, Step
+
+_PARAMETERS = "model"
+
+
+class LearnStage:
+    """The learner's stage; owning partition 0 of the models topic is what makes a worker the learner."""
+
+    name = "learn"
+    inputs = (EXAMPLES,)
+    tables = (MODELS,)
+    outputs = (MODELS, DEADLETTERS)
+    partitioned_outputs: tuple[str, ...] = ()
+    ordered = False
+    guarded = False
+    single_task = True
+    expiring: tuple[str, ...] = ("\0",)
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        features = ScoreFeatures()
+        self.feature_names = features.names
+        self.schema_hash = features.schema_hash
+        self.layout = score_layout("learn" + features.schema_hash + str(settings.score.horizon_s))
+        self.memory_ms = 2 * settings.score.horizon_s * 1_000 + 86_400_000
+
+    def decode(self, record: Record) -> ExampleBatch:
+        """Return the batch in a record. Raises DecodeError."""
+        if record.value is None:
+            raise DecodeError("undecodable", "the record has no value")
+        return decode_examples(record.value)
+
+    def event(self, item: object) -> tuple[int, str]:
+        """Return the batch's watermark as its time."""
+        assert isinstance(item, ExampleBatch)
+        return item.watermark or 0, ""
+
+    def on_table(self, record: Record) -> bool:
+        """Nothing is read from the table; the topic only stands for ownership."""
+        return False
+
+    def open(self, partition: int, tasks: int) -> State:
+        """Return the empty state of the task."""
+        return _LearnState(self)
+
+
+class _LearnState:
+    def __init__(self, stage: LearnStage) -> None:
+        self._stage = stage
+        self._positions: dict[int, int] = {}
+        self._changed = False
+        self._learner = PurchaseLearner(
+            stage.feature_names,
+            stage.schema_hash,
+            horizon_ms=stage.settings.score.horizon_s * 1_000,
+            lateness_ms=stage.settings.time.allowed_lateness_s * 1_000,
+            publish_every=stage.settings.learn.publish_every,
+        )
+
+    def initial_keys(self) -> Sequence[str]:
+        return (_PARAMETERS,)
+
+    def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
+        return ()
+
+    def load(self, rows: Mapping[str, bytes | None]) -> None:
+        row = rows.get(_PARAMETERS)
+        if row is not None:
+            self._learner.load(row)
+
+    def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
+        return {}
+
+    def load_foreign(self, task: str, rows: Mapping[str, bytes | None], now_ms: int) -> None:
+        return
+
+    def watermark(self) -> int | None:
+        return self._learner.clock.watermark
+
+    def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
+        outputs = []
+        for entry in entries:
+            batch = entry.item
+            assert isinstance(batch, ExampleBatch)
+            partition = entry.record.input.partition
+            for snapshot in self._learner.feed(partition, entry.offset, batch):
+                step.count("models_published")
+                outputs.append(_announce(snapshot, self._stage.schema_hash, step.now_ms))
+            self._positions[partition] = entry.offset + 1
+        self._changed = self._changed or bool(entries)
+        return outputs
+
+    def dirty(self) -> int:
+        return int(self._changed)
+
+    def drain(self) -> Rows:
+        self._changed = False
+        return {_PARAMETERS: self._learner.state()}
+
+    def forget(self, keys: Iterable[str]) -> None:
+        return
+
+    def trim(self, limit: int) -> None:
+        return
+
+    def extra(self) -> bytes:
+        return b""
+
+    def restore(self, extra: bytes) -> None:
+        return
+
+    def floor(self) -> Mapping[Input, int] | None:
+        floors = self._learner.clock.floor()
+        return {
+            Input(EXAMPLES, number): min(position, floors.get(number, position))
+            for number, position in self._positions.items()
+        }
+
+
+def _announce(snapshot: Snapshot, schema_hash: str, now_ms: int) -> Output:
+    model = snapshot.model
+    value = encode_announcement(
+        model="purchase",
+        role="champion",
+        name=model.name,
+        version=model.version,
+        params=model.to_params(),
+        path=None,
+        sha256=None,
+        schema_hash=schema_hash,
+        published_at=now_ms,
+        metrics=snapshot.metrics,
+    )
+    return Output(MODELS, b"purchase/champion", value)

@@ -1,0 +1,408 @@
+"""Score: a user's events become features, a purchase probability after each click, and what others need to know.
+
+Says, per batch: a prediction per click, one message of activity per product partition, one of examples and outcomes,
+both with the task's watermark. Product rows are read from the demand stage's store: a view that may lag, whose version
+each example names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from features.engine import EventColumns, ScoreFeatures
+from models.linear import LinearModel
+from schemas.codec import Click, DecodeError, Order, decode_click, decode_order
+from schemas.internal import (
+    CLICK_KINDS,
+    ActivityBatch,
+    ActivityRow,
+    EventKind,
+    Example,
+    ExampleBatch,
+    Outcome,
+    encode_activity,
+    encode_examples,
+)
+from schemas.outputs import decode_announcement, encode_purchase
+
+from streams.records import (
+    ACTIVITY,
+    CLICKSTREAM,
+    DEADLETTERS,
+    EXAMPLES,
+    MODELS,
+    ORDERS,
+    PREDICTIONS,
+    REDRIVE_HEADER,
+    Input,
+    Output,
+    Record,
+)
+from streams.runtime.checkpoint import Rows
+from streams.runtime.merge import Entry
+from streams.settings import Settings
+from streams.topologies.layout import DEMAND_STAGE, product_partition, product_store_name, score_layout
+from streams.topologies.orderbook import Bought, OrderBook, line_value
+from streams.topologies.stage import State, Step
+
+__all__ = ["DEMAND_STAGE", "ScoreStage"]
+
+PURCHASE_MODEL = "purchase"
+
+
+class ScoreStage:
+    """The stage at the door. It holds the model that all its tasks serve, swapped between batches."""
+
+    name = "score"
+    inputs = (CLICKSTREAM, ORDERS)
+    tables = (MODELS,)
+    outputs = (PREDICTIONS, ACTIVITY, EXAMPLES, DEADLETTERS)
+    partitioned_outputs = (ACTIVITY, EXAMPLES)
+    ordered = True
+    guarded = True
+    single_task = False
+    expiring = ("u:", "o:")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        probe = ScoreFeatures()
+        self.feature_names = probe.names
+        self.schema_hash = probe.schema_hash
+        self.memory_ms = probe.memory_ms
+        self.layout = score_layout(probe.schema_hash)
+        self.model = LinearModel.prior(self.feature_names, self.schema_hash)
+        self._limit = settings.kafka.max_message_bytes
+
+    def decode(self, record: Record) -> Click | Order:
+        """Return the click or order in a record. Raises DecodeError."""
+        if record.value is None:
+            raise DecodeError("undecodable", "the record has no value")
+        if record.input.topic == CLICKSTREAM:
+            return decode_click(record.value, self._limit)
+        return decode_order(record.value, self._limit)
+
+    def event(self, item: object) -> tuple[int, str]:
+        """Return event time and id."""
+        assert isinstance(item, Click | Order)
+        return item.time, item.event_id
+
+    def on_table(self, record: Record) -> bool:
+        """Swap the model when a newer champion for this feature schema is announced."""
+        if record.key != f"{PURCHASE_MODEL}/champion".encode() or record.value is None:
+            return False
+        announced = decode_announcement(record.value)
+        if announced.params is None or announced.schema_hash != self.schema_hash:
+            return False
+        pin = self.settings.score.model_pin
+        if pin is not None and f"{announced.name}:{announced.version}" != pin:
+            return False
+        self.model = LinearModel.from_params(announced.params)
+        return True
+
+    def open(self, partition: int, tasks: int) -> State:
+        """Return the empty state of a task."""
+        return _ScoreState(self, partition, tasks)
+
+
+@dataclass(slots=True)
+class _Said:
+    """What a batch has to say, gathered in order."""
+
+    clicks: list[tuple[int, Click, str, tuple[int, int]]] = field(default_factory=list)
+    activity: dict[int, list[ActivityRow]] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+class _Extra(msgspec.Struct):
+    positions: list[int]
+    said_watermark: int | None
+
+
+class _ScoreState:
+    def __init__(self, stage: ScoreStage, partition: int, tasks: int) -> None:
+        self._stage = stage
+        self._partition = partition
+        self._tasks = tasks
+        self._features = ScoreFeatures()
+        self._books: dict[str, OrderBook] = {}
+        self._touched: dict[str, int] = {}
+        self._dirty_books: set[str] = set()
+        self._read_at: dict[str, int] = {}
+        self._positions = [0, 0]
+        self._said_watermark: int | None = None
+
+    # -- rows -------------------------------------------------------------------------------------------------
+
+    def initial_keys(self) -> Sequence[str]:
+        return ()
+
+    def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
+        users: dict[str, None] = {}
+        books: dict[str, None] = {}
+        for entry in entries:
+            item = entry.item
+            if isinstance(item, Click):
+                if item.user_id is not None:
+                    users[item.user_id] = None
+            elif isinstance(item, Order):
+                if item.user_id is not None:
+                    users[item.user_id] = None
+                key = _book_key(item)
+                if key not in self._books:
+                    books[key] = None
+        keys = [f"u:{user}" for user in self._features.missing_users(users)]
+        return keys + [f"o:{key}" for key in books]
+
+    def load(self, rows: Mapping[str, bytes | None]) -> None:
+        for key, row in rows.items():
+            if key.startswith("u:"):
+                self._features.load_user(key[2:], row)
+            else:
+                self._books[key[2:]] = OrderBook.unpack(row) if row is not None else OrderBook()
+
+    def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
+        stale_before = now_ms - self._stage.settings.score.product_staleness_ms
+        wanted: dict[str, dict[str, None]] = {}
+        for entry in entries:
+            item = entry.item
+            if isinstance(item, Click) and item.product_id is not None and item.user_id is not None:
+                read_at = self._read_at.get(item.product_id)
+                if read_at is None or (refresh and read_at <= stale_before):
+                    task = product_store_name(product_partition(item.product_id, self._tasks))
+                    wanted.setdefault(task, {})[f"p:{item.product_id}"] = None
+        return {task: list(keys) for task, keys in wanted.items()}
+
+    def load_foreign(self, task: str, rows: Mapping[str, bytes | None], now_ms: int) -> None:
+        for key, row in rows.items():
+            self._features.load_product(key[2:], row)
+            self._read_at[key[2:]] = now_ms
+
+    def dirty(self) -> int:
+        return self._features.dirty_users() + len(self._dirty_books)
+
+    def drain(self) -> Rows:
+        rows: Rows = {f"u:{user}": row for user, row in self._features.drain_users().items()}
+        for key in self._dirty_books:
+            rows[f"o:{key}"] = self._books[key].pack(self._touched[key])
+        self._dirty_books.clear()
+        return rows
+
+    def forget(self, keys: Iterable[str]) -> None:
+        users = []
+        for key in keys:
+            if key.startswith("u:"):
+                users.append(key[2:])
+            else:
+                self._books.pop(key[2:], None)
+        self._features.forget_users(users)
+
+    def trim(self, limit: int) -> None:
+        self._features.evict(limit)
+        if len(self._read_at) > limit:
+            self._read_at.clear()
+            self._features.drop_products()
+        for key in list(self._books)[: max(0, len(self._books) - limit)]:
+            if key not in self._dirty_books:
+                del self._books[key]
+                self._touched.pop(key, None)
+
+    def extra(self) -> bytes:
+        return _encoder.encode(_Extra(self._positions, self._said_watermark))
+
+    def restore(self, extra: bytes) -> None:
+        found = _decoder.decode(extra)
+        self._positions = found.positions
+        self._said_watermark = found.said_watermark
+
+    def floor(self) -> Mapping[Input, int] | None:
+        return None
+
+    def watermark(self) -> int | None:
+        return None
+
+    # -- the step ---------------------------------------------------------------------------------------------
+
+    def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
+        columns = EventColumns()
+        said = _Said()
+        for entry in entries:
+            item = entry.item
+            self._positions[entry.rank] = entry.offset + 1
+            redriven = bool(entry.record.headers) and any(n == REDRIVE_HEADER for n, _ in entry.record.headers)
+            if isinstance(item, Click):
+                self._on_click(entry, item, columns, said, step, redriven=redriven)
+            elif isinstance(item, Order):
+                self._on_order(item, columns, said, step)
+        vectors = self._features.apply(columns)
+        for user, time in self._features.take_session_ends():
+            said.outcomes.append(Outcome("session_end", user, None, time))
+        if not step.emit:
+            self._said_watermark = step.watermark
+            return []
+        return self._say(columns, vectors, said, step)
+
+    def _on_click(
+        self, entry: Entry, click: Click, columns: EventColumns, said: _Said, step: Step, *, redriven: bool
+    ) -> None:
+        kind = CLICK_KINDS[click.type]
+        price = click.unit_price if click.unit_price is not None else -1
+        value = price * click.quantity if kind == EventKind.PURCHASE and price >= 0 else 0
+        if click.product_id is not None:
+            row = ActivityRow(
+                click.product_id,
+                click.category_id,
+                kind,
+                click.time,
+                click.quantity,
+                value,
+                price,
+                click.user_id is not None,
+            )
+            self._act(said, row)
+        if click.user_id is None:
+            step.count("clicks_without_user")
+            return
+        columns.append(
+            click.user_id, kind, click.time, click.product_id, click.session_id, click.quantity, value, price
+        )
+        if kind == EventKind.PURCHASE:
+            said.outcomes.append(Outcome("order", click.user_id, None, click.time))
+        if redriven:
+            step.count("clicks_redriven")
+            return
+        step.count("clicks_predicted")
+        record = entry.record
+        cause = f"{record.input.topic}-{record.input.partition}-{record.offset}-purchase"
+        said.clicks.append((len(columns) - 1, click, cause, (self._positions[0], self._positions[1])))
+
+    def _on_order(self, order: Order, columns: EventColumns, said: _Said, step: Step) -> None:
+        key = _book_key(order)
+        book = self._books[key]
+        self._dirty_books.add(key)
+        self._touched[key] = max(order.time, self._touched.get(key, 0), *(line.time for line in book.lines), 0)
+        if order.status in ("placed", "paid"):
+            lines = book.purchase(order)
+            step.count("orders_purchased" if lines else "orders_repeated_status")
+            for line in lines:
+                self._apply_line(order, line, EventKind.PURCHASE, 1, columns, said)
+            if lines and order.user_id is not None:
+                said.outcomes.append(Outcome("order", order.user_id, order.order_id, order.time))
+        elif order.status == "cancelled":
+            lines = book.cancel(order)
+            step.count("orders_cancelled" if lines else "cancellations_unmatched")
+            for line in lines:
+                self._apply_line(order, line, EventKind.CANCEL, -1, columns, said)
+            if lines and order.user_id is not None:
+                said.outcomes.append(Outcome("cancel", order.user_id, order.order_id, order.time))
+        else:
+            for returned in order.lines:
+                match = book.give_back(order, returned.product_id, returned.quantity)
+                step.count("returns_matched" if match else "returns_unmatched")
+                given = Bought(
+                    order.order_id,
+                    returned.product_id,
+                    returned.category_id,
+                    returned.quantity,
+                    match.time if match else 0,
+                    line_value(returned),
+                    returned.unit_price if returned.unit_price is not None else -1,
+                )
+                self._apply_line(order, given, EventKind.RETURN, -1, columns, said)
+
+    def _apply_line(
+        self, order: Order, line: Bought, kind: EventKind, sign: int, columns: EventColumns, said: _Said
+    ) -> None:
+        # A cancellation undoes demand where it was counted; a return is an event of its own, at its own time.
+        time = line.time if kind == EventKind.CANCEL else order.time
+        self._act(
+            said,
+            ActivityRow(
+                line.product_id,
+                line.category_id,
+                kind,
+                time,
+                sign * line.left,
+                sign * line.value_minor,
+                line.price,
+                order.user_id is not None,
+            ),
+        )
+        if order.user_id is not None:
+            undo = line.time if kind in (EventKind.CANCEL, EventKind.RETURN) else 0
+            columns.append(
+                order.user_id,
+                kind,
+                order.time,
+                line.product_id,
+                order.session_id,
+                line.left,
+                line.value_minor,
+                line.price,
+                undo,
+            )
+
+    def _act(self, said: _Said, row: ActivityRow) -> None:
+        said.activity.setdefault(product_partition(row.product_id, self._tasks), []).append(row)
+
+    # -- what is said -----------------------------------------------------------------------------------------
+
+    def _say(self, columns: EventColumns, vectors: np.ndarray, said: _Said, step: Step) -> list[Output]:
+        outputs: list[Output] = []
+        examples: list[Example] = []
+        if said.clicks:
+            self._predict(vectors, said, step, outputs, examples)
+        moved = step.watermark != self._said_watermark
+        self._said_watermark = step.watermark
+        task = str(self._partition).encode()
+        for partition in range(self._tasks):
+            rows = said.activity.get(partition, [])
+            if rows or moved:
+                batch = ActivityBatch(self._partition, self._tasks, step.watermark, rows)
+                outputs.append(Output(ACTIVITY, task, encode_activity(batch), partition))
+        if examples or said.outcomes or moved:
+            learnt = ExampleBatch(
+                self._partition, self._tasks, step.watermark, self._stage.schema_hash, examples, said.outcomes
+            )
+            outputs.append(Output(EXAMPLES, task, encode_examples(learnt), self._partition))
+        return outputs
+
+    def _predict(
+        self, vectors: np.ndarray, said: _Said, step: Step, outputs: list[Output], examples: list[Example]
+    ) -> None:
+        model = self._stage.model
+        served = f"{model.name}:{model.version}"
+        horizon_s = self._stage.settings.score.horizon_s
+        chosen = np.ascontiguousarray(vectors[[index for index, *_ in said.clicks]])
+        probabilities = model.predict(chosen).tolist()
+        blob = chosen.astype("<f8", copy=False).tobytes()
+        width = len(blob) // len(said.clicks)
+        for position, (_, click, cause, offsets) in enumerate(said.clicks):
+            user = click.user_id or ""
+            probability = probabilities[position]
+            value = encode_purchase(
+                id=cause,
+                subject=user,
+                as_of=click.time,
+                produced_at=step.now_ms,
+                model_name=model.name,
+                model_version=model.version,
+                horizon_s=horizon_s,
+                probability=probability,
+                event_id=click.event_id,
+                session_id=click.session_id,
+            )
+            outputs.append(Output(PREDICTIONS, user.encode(), value))
+            version = self._features.product_version(click.product_id) if click.product_id is not None else None
+            vector = blob[position * width : (position + 1) * width]
+            examples.append(Example(cause, user, click.time, vector, offsets, version, probability, served))
+
+
+def _book_key(order: Order) -> str:
+    return order.user_id if order.user_id is not None else f"order:{order.order_id}"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Extra)
