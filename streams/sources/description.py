@@ -183,7 +183,7 @@ class OrdersSpec(TableSpec):
     quantity: NumberField | None = None
     price: NumberField | None = None
     amount: NumberField | None = None
-    status: StatusField = FieldSpec(value="placed")
+    status: StatusField = FieldSpec.model_validate({"value": "placed"})
     country: TextField | None = None
     channel: TextField | None = None
     within_ms: Duration = Field(0, alias="within")
@@ -272,9 +272,7 @@ class SourceSpec(_Part):
                 raise ValueError(f"[[filter]] for table {rule.table!r}, which is not described")
         for table in self.tables():
             if self.currency is None and ({"price", "amount"} & table.fields().keys()):
-                raise ValueError(
-                    f'[{table.name}] has prices, so the file needs currency = "EUR" or another ISO 4217 code'
-                )
+                raise ValueError(f'[{table.name}] has prices, so give currency = "EUR" or another ISO 4217 code')
         return self
 
     def tables(self) -> list[TableSpec]:

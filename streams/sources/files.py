@@ -70,7 +70,7 @@ class TableFile:
         return json.dumps(dict(zip(self.header, cells, strict=False))).encode()
 
     def _open(self) -> TextIOWrapper:
-        raw: Any = gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
+        raw: Any = gzip.GzipFile(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
         return TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
     @contextmanager

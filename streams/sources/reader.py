@@ -18,7 +18,8 @@ from streams.sources.description import FieldSpec, PlanSpec, SourceSpec, TableSp
 from streams.sources.fields import time_field
 from streams.sources.files import TableFile
 from streams.sources.ordering import CHUNK_ROWS, in_time_order, looks_sorted
-from streams.sources.tables import Accounts, Item, Table, Unreadable, make_table
+from streams.sources.table import Accounts, Item, Table, Unreadable
+from streams.sources.tables import make_table
 from streams.sources.values import BadValue
 
 __all__ = ["Accounts", "Source", "SourceEvent", "Unreadable", "open_source"]
