@@ -38,12 +38,13 @@ def start_child(
     cwd: Path | None = None,
     death_signal: int = signal.SIGKILL,
     memory_bytes: int = 0,
-    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    keep_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own; it gets `death_signal` when the thread that called this ends.
 
     Output is appended to `log` (None: inherited). `memory_bytes` bounds the address space (0: no bound). `env` is
-    added to this process's environment. The child does not see the terminal's Ctrl-C: its owner stops it.
+    added to this process's environment. The child inherits `keep_fds` (a lock, say). It does not see the terminal's
+    Ctrl-C: its owner stops it.
     """
     launcher = [
         sys.executable,
@@ -59,12 +60,13 @@ def start_child(
     try:
         return subprocess.Popen(
             [*launcher, *map(str, command)],
-            stdin=stdin,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
             env={**os.environ, **(env or {})},
             cwd=cwd,
             start_new_session=True,
+            pass_fds=keep_fds,
         )
     finally:
         if output is not None:
