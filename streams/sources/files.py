@@ -12,12 +12,12 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -46,6 +46,8 @@ class TableFile:
             raise SourceError(f"{path}: [{table}] cannot be read; a file is one of {', '.join(_SUFFIXES)}")
         if not path.is_file():
             raise SourceError(f"{path}: [{table}] there is no such file; paths are relative to the TOML file")
+        self.size = path.stat().st_size
+        self._raw: BinaryIO | None = None
         wanted = sorted(columns)
         with self._explained():
             if ".csv" in path.suffixes[-2:]:
@@ -64,14 +66,23 @@ class TableFile:
         read = {"csv": self._csv_rows, "jsonl": self._jsonl_rows, "parquet": self._parquet_rows}[self._kind]
         return read()
 
+    def bytes_read(self) -> int:
+        """How far the last pass over the file has come, in bytes of the file."""
+        if self._raw is None:
+            return 0
+        return self.size if self._raw.closed else self._raw.tell()
+
     def encode(self, row: Row) -> bytes:
         """Return a row as one JSON object, whatever it holds, for a dead letter."""
         cells = row if len(row) <= len(self.header) else [*row[: len(self.header) - 1], "".join(row)]
         return json.dumps(dict(zip(self.header, cells, strict=False))).encode()
 
-    def _open(self) -> TextIOWrapper:
-        raw: Any = gzip.GzipFile(self.path) if self.path.suffix == ".gz" else self.path.open("rb")
-        return TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    @contextmanager
+    def _open(self) -> Iterator[TextIOWrapper]:
+        with self._explained(), ExitStack() as stack:
+            self._raw = raw = stack.enter_context(self.path.open("rb"))
+            data: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if self.path.suffix == ".gz" else raw
+            yield stack.enter_context(TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline=""))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -102,7 +113,7 @@ class TableFile:
         csv.field_size_limit(_LONGEST_CELL)
         width = len(self.header)
         join = "".join
-        with self._explained(), self._open() as text:
+        with self._open() as text:
             reader = csv.reader(text)
             next(reader, None)
             number = 0
@@ -127,7 +138,7 @@ class TableFile:
         # The text of a number stays as it is: 0.1 is a tenth.
         decode = msgspec.json.Decoder(float_hook=_float_text).decode
         number = 0
-        with self._explained(), self._open() as text:
+        with self._open() as text:
             for line in text:
                 if line.isspace():
                     continue

@@ -87,9 +87,7 @@ class Orders(Table):
     def _add(self, time: int, number: int, row: Row) -> None:
         status = self._status(row)
         if status not in ORDER_STATUSES:
-            raise BadValue(
-                "invalid", "status", f"{status[:40]!r} is no status of an order; map it"
-            )
+            raise BadValue("invalid", "status", f"{status[:40]!r} is no status of an order; map it")
         quantity = 1 if self._no_quantity else self._quantity(row)
         if quantity is None:
             raise BadValue("invalid", "quantity", "has no value; give it a default")

@@ -6,6 +6,7 @@ entries come before all else, since they are known ahead. Nothing here knows Kaf
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -79,9 +80,15 @@ class Source:
         """The tables it has."""
         return tuple(table.name for table in self._spec.tables())
 
-    def bytes_on_disk(self) -> int:
-        """Size of all its files."""
-        return sum(file.path.stat().st_size for _, file in self._files)
+    def progress(self) -> float:
+        """How much of the files was read, from 0 to 1, by their bytes."""
+        total = sum(file.size for _, file in self._files)
+        return sum(file.bytes_read() for _, file in self._files) / total if total else 1.0
+
+    def fingerprint(self) -> str:
+        """What changes when the description or a file does: positions hold only while it is equal."""
+        files = [f"{file.path.resolve()}:{file.size}:{file.path.stat().st_mtime_ns}" for _, file in self._files]
+        return hashlib.sha256("\n".join([self._spec.model_dump_json(), *files]).encode()).hexdigest()
 
     def events(self, skip: int = 0, *, start_ms: int | None = None, end_ms: int | None = None) -> Iterator[SourceEvent]:
         """Yield the events in order; rows that cannot become one are counted in `accounts` only.
