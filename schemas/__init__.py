@@ -5,8 +5,8 @@
 `codec`         the hot path of the inputs: bytes → frozen msgspec structs, about a microsecond each
 `events`        the contract of the inputs as pydantic models; accepts and refuses what `codec` does
 `internal`      activity, examples and outcomes: what the stages tell each other (msgpack)
-`outputs`       the contract of predictions, dead letters, history and model announcements
-`outcodec`      the hot path of the outputs: values → the bytes that `outputs` describes
+`outputs`       the hot path of predictions, dead letters, history and model announcements: values ⇄ bytes
+`published`     their contract as pydantic models
 `contracts`     JSON Schemas and the AsyncAPI document, and the check that no change breaks a reader
 ==============  ====================================================================================
 

@@ -1,0 +1,406 @@
+"""The hot path of the outputs: values to the bytes that `schemas.published` describes, and back.
+
+What JSON cannot say is refused here, not published: a float that is not finite, a probability outside [0, 1], quantiles
+that cross. Encoders raise EncodeError for it, decoders DecodeError.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from math import isfinite
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from schemas.wire import DecodeError
+
+SCHEMA = 1
+"""Version of every envelope here."""
+VALUE_BYTES = 65_536
+"""A dead letter holds a value, or a key, of up to this many bytes whole."""
+HEAD_BYTES = 1_024
+"""And this many first bytes of a longer one."""
+
+
+class EncodeError(ValueError):
+    """A value that must not be published; the message names the record, the field and the value."""
+
+
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
+    """Which model, which version of it."""
+
+    name: str
+    version: str
+
+
+class PurchasePayload(msgspec.Struct, frozen=True, gc=False):
+    """The probability that the subject buys within the horizon after the click `event_id`."""
+
+    probability: float
+    event_id: str
+    session_id: str | None = None
+
+
+class PurchasePrediction(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="purchase", kw_only=True):
+    """A prediction of the kind purchase; times in UTC ms, the horizon in seconds."""
+
+    schema: int = SCHEMA
+    id: str
+    subject_type: Literal["user"] = "user"
+    subject: str
+    as_of: int
+    produced_at: int
+    model: ModelRef
+    horizon_s: int
+    revision: int = 0
+    payload: PurchasePayload
+
+
+class DemandStep(msgspec.Struct, frozen=True, gc=False):
+    """Units sold in the bucket that begins at `start` (UTC ms); quantiles by level, as in ``{"0.1": 3.0}``."""
+
+    step: int
+    start: int
+    mean: float
+    quantiles: dict[str, float]
+
+
+class DemandPayload(msgspec.Struct, frozen=True, gc=False):
+    """Steps ahead, the first the bucket after `as_of`; the bucket is an hour, a day or a week."""
+
+    bucket: Literal["H", "D", "W"]
+    steps: list[DemandStep]
+
+
+class DemandPrediction(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="demand", kw_only=True):
+    """A prediction of the kind demand; times in UTC ms, the horizon in seconds."""
+
+    schema: int = SCHEMA
+    id: str
+    subject_type: Literal["product"] = "product"
+    subject: str
+    as_of: int
+    produced_at: int
+    model: ModelRef
+    horizon_s: int
+    revision: int
+    payload: DemandPayload
+
+
+class DeadLetter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A record that was refused: where it stood, why, and its bytes (base64), cut where `truncated`."""
+
+    schema: int = SCHEMA
+    id: str
+    topic: str
+    partition: int
+    offset: int
+    reason: Literal["undecodable", "invalid", "future", "late", "oversized"]
+    detail: str
+    appended_at: int
+    key_b64: str | None
+    value_b64: str | None
+    truncated: bool
+    size: int
+    sha256: str | None
+    headers: list[tuple[str, str | None]]
+
+    def key(self) -> bytes | None:
+        """Return the original key, or its first bytes where it was too long."""
+        return None if self.key_b64 is None else base64.b64decode(self.key_b64)
+
+    def value(self) -> bytes | None:
+        """Return the original value, or its first bytes where it was too long."""
+        return None if self.value_b64 is None else base64.b64decode(self.value_b64)
+
+
+class HistoryBucket(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A closed bucket of one product: what sold (net of returns), for how much, and what was known of it."""
+
+    schema: int = SCHEMA
+    id: str
+    product_id: str
+    bucket_start: int
+    freq: Literal["H", "D", "W"]
+    quantity: int
+    value_minor: int
+    views: int
+    carts: int
+    price: int | None
+    covariates: dict[str, float]
+    revision: int
+
+
+class Announcement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A model version to serve: its parameters inline, or its folder in the registry."""
+
+    schema: int = SCHEMA
+    model: Literal["purchase", "demand"]
+    role: Literal["champion", "shadow"]
+    name: str
+    version: str
+    params: dict[str, Any] | None = None
+    path: str | None = None
+    sha256: str | None = None
+    schema_hash: str
+    published_at: int
+    metrics: dict[str, float] = {}
+
+
+Prediction = PurchasePrediction | DemandPrediction
+
+
+def encode_purchase(
+    *,
+    id: str,
+    subject: str,
+    as_of: int,
+    produced_at: int,
+    model_name: str,
+    model_version: str,
+    horizon_s: int,
+    probability: float,
+    event_id: str,
+    session_id: str | None,
+) -> bytes:
+    """Encode a purchase prediction; its key is the subject in UTF-8."""
+    if not 0.0 <= probability <= 1.0:
+        raise EncodeError(f"prediction {id}: probability is {probability}, not in [0, 1]")
+    return _encode(
+        PurchasePrediction(
+            id=id,
+            subject=subject,
+            as_of=as_of,
+            produced_at=produced_at,
+            model=_model(model_name, model_version),
+            horizon_s=horizon_s,
+            payload=PurchasePayload(probability, event_id, session_id),
+        )
+    )
+
+
+def encode_demand(
+    *,
+    id: str,
+    subject: str,
+    as_of: int,
+    produced_at: int,
+    model_name: str,
+    model_version: str,
+    horizon_s: int,
+    revision: int,
+    bucket: Literal["H", "D", "W"],
+    starts: Sequence[int],
+    mean: Sequence[float],
+    quantiles: Sequence[Sequence[float]],
+    levels: Sequence[float],
+) -> bytes:
+    """Encode a demand prediction; `quantiles` is (steps × levels), `levels` rises. Its key is the subject in UTF-8."""
+    names = _level_names(tuple(levels))
+    steps = []
+    for number, (start, centre, row) in enumerate(zip(starts, mean, quantiles, strict=True), 1):
+        if not isfinite(centre):
+            raise EncodeError(f"prediction {id}: the mean of step {number} is {centre}")
+        if not all(map(isfinite, row)) or list(row) != sorted(row):
+            raise EncodeError(f"prediction {id}: the quantiles of step {number} are not finite and rising: {row}")
+        steps.append(DemandStep(number, start, centre, dict(zip(names, row, strict=True))))
+    if not steps:
+        raise EncodeError(f"prediction {id}: no steps")
+    return _encode(
+        DemandPrediction(
+            id=id,
+            subject=subject,
+            as_of=as_of,
+            produced_at=produced_at,
+            model=_model(model_name, model_version),
+            horizon_s=horizon_s,
+            revision=revision,
+            payload=DemandPayload(bucket, steps),
+        )
+    )
+
+
+def encode_history(
+    *,
+    id: str,
+    product_id: str,
+    bucket_start: int,
+    freq: Literal["H", "D", "W"],
+    quantity: int,
+    value_minor: int,
+    views: int,
+    carts: int,
+    price: int | None,
+    covariates: Mapping[str, float],
+    revision: int,
+) -> bytes:
+    """Encode a closed bucket; its key is "product|bucket start"."""
+    _check_finite(f"history {id}: covariates", covariates)
+    return _encode(
+        HistoryBucket(
+            id=id,
+            product_id=product_id,
+            bucket_start=bucket_start,
+            freq=freq,
+            quantity=quantity,
+            value_minor=value_minor,
+            views=views,
+            carts=carts,
+            price=price,
+            covariates=dict(covariates),
+            revision=revision,
+        )
+    )
+
+
+def encode_announcement(
+    *,
+    model: Literal["purchase", "demand"],
+    role: Literal["champion", "shadow"],
+    name: str,
+    version: str,
+    params: Mapping[str, Any] | None,
+    path: str | None,
+    sha256: str | None,
+    schema_hash: str,
+    published_at: int,
+    metrics: Mapping[str, float],
+) -> bytes:
+    """Encode a model announcement; its key is "model/role"."""
+    if (params is None) == (path is None):
+        raise EncodeError(f"announcement {name}:{version}: give either params or path")
+    _check_finite(f"announcement {name}:{version}: params", params)
+    _check_finite(f"announcement {name}:{version}: metrics", metrics)
+    return _encode(
+        Announcement(
+            model=model,
+            role=role,
+            name=name,
+            version=version,
+            params=None if params is None else dict(params),
+            path=path,
+            sha256=sha256,
+            schema_hash=schema_hash,
+            published_at=published_at,
+            metrics=dict(metrics),
+        )
+    )
+
+
+def encode_dead_letter(
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    reason: str,
+    detail: str,
+    appended_at: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]],
+) -> bytes:
+    """Encode a dead letter; never fails, and stays under 300 KB whatever it is about. Its key is the original one."""
+    cut = False
+
+    def kept(data: bytes | None, whole: int = VALUE_BYTES) -> str | None:
+        nonlocal cut
+        if data is None:
+            return None
+        if len(data) > whole:
+            cut, data = True, data[:HEAD_BYTES]
+        return base64.b64encode(data).decode()
+
+    value_b64, key_b64 = kept(value), kept(key)
+    pairs: list[tuple[str, str | None]] = []
+    room = VALUE_BYTES
+    for name, content in headers:
+        room -= 64 + 4 * len(name) + len(content or b"")
+        if room < 0:
+            cut = True
+            break
+        pairs.append((_text(name), kept(content)))
+    letter = DeadLetter(
+        id=f"{topic}-{partition}-{offset}-deadletter",
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        reason=reason,  # type: ignore[arg-type]  # the caller counts by the same slugs; the contract's test holds them
+        detail=_text(detail[:1_000]),
+        appended_at=appended_at,
+        key_b64=key_b64,
+        value_b64=value_b64,
+        truncated=cut,
+        size=0 if value is None else len(value),
+        sha256=None if value is None else hashlib.sha256(value).hexdigest(),
+        headers=pairs,
+    )
+    return _encode(letter)
+
+
+def decode_prediction(data: bytes) -> Prediction:
+    """Decode a prediction of either kind, or raise DecodeError."""
+    return _decode(_prediction, data)
+
+
+def decode_history(data: bytes) -> HistoryBucket:
+    """Decode a closed bucket, or raise DecodeError."""
+    return _decode(_history, data)
+
+
+def decode_announcement(data: bytes) -> Announcement:
+    """Decode a model announcement, or raise DecodeError."""
+    return _decode(_announcement, data)
+
+
+def decode_dead_letter(data: bytes) -> DeadLetter:
+    """Decode a dead letter, or raise DecodeError."""
+    return _decode(_dead_letter, data)
+
+
+_T = TypeVar("_T")
+_encode = msgspec.json.Encoder().encode
+_prediction: msgspec.json.Decoder[Prediction] = msgspec.json.Decoder(Prediction)
+_history = msgspec.json.Decoder(HistoryBucket)
+_announcement = msgspec.json.Decoder(Announcement)
+_dead_letter = msgspec.json.Decoder(DeadLetter)
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise DecodeError("invalid", str(error)) from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise DecodeError("undecodable", str(error)) from None
+
+
+@lru_cache(maxsize=256)
+def _model(name: str, version: str) -> ModelRef:
+    return ModelRef(name, version)
+
+
+@lru_cache(maxsize=16)
+def _level_names(levels: tuple[float, ...]) -> tuple[str, ...]:
+    if not all(0.0 < level < 1.0 for level in levels) or list(levels) != sorted(set(levels)):
+        raise EncodeError(f"quantile levels must rise within (0, 1), not {levels}")
+    return tuple(f"{level:.6g}" for level in levels)
+
+
+def _check_finite(place: str, value: Any) -> None:
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise EncodeError(f"{place} is {value}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(f"{place}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_finite(f"{place}[{number}]", item)
+
+
+def _text(text: str) -> str:
+    # A dead letter about broken text must not break on it.
+    return text.encode("utf-8", "replace").decode()
