@@ -1,0 +1,1 @@
+"""Rolling features: declared once, computed event by event, checked against a brute-force oracle. Pure, no I/O."""

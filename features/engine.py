@@ -1,0 +1,252 @@
+"""The scorer's features: rows of users and products in memory, events in, vectors out, packed rows for the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.columns import TIME_END, EventColumns, FeatureError, ints
+from features.hashing import hash_texts
+from features.kernel import apply_events, blocks_needed
+from features.layout import BLOCK, BLOCK_TILES, KINDS, NONE, PRODUCT_HASH, USER_WORDS, WIDTH
+from features.packed import check, joined, split
+from features.product_kernel import product_features
+from features.products import ProductTable
+from features.rows import MAX_ROW, ROW_VERSION, pack_users, unpack_users
+from features.sets import SCORE_FEATURES, memory_ms, schema_hash
+from features.slots import SlotMap, grown
+
+_HUGE = 1 << 53
+
+
+class ScoreFeatures:
+    """User, session and product features of one task.
+
+    Rows are loaded from packed bytes (None: a new user or product) before the first event that needs them; `apply`
+    updates users and reads products; `drain_users` gives back what changed. How events are cut into batches, and what
+    is packed, evicted and loaded in between, changes no bit of any vector.
+
+    >>> features = ScoreFeatures()
+    >>> features.load_user("u1", None), features.load_product("p1", None)
+    (None, None)
+    >>> events = EventColumns()
+    >>> events.append("u1", 0, 1_700_000_000_000, "p1", "s1")
+    >>> events.append("u1", 2, 1_700_000_060_000, "p1", "s1")
+    >>> vectors = features.apply(events)
+    >>> column = features.names.index("session_events")
+    >>> vectors.shape == (2, len(features.names)), vectors[:, column].tolist()
+    (True, [1.0, 2.0])
+    >>> sorted(features.drain_users()), features.dirty_users()
+    (['u1'], 0)
+    """
+
+    names = SCORE_FEATURES
+    schema_hash = schema_hash()
+    memory_ms = memory_ms()
+
+    def __init__(self) -> None:
+        self._users = SlotMap(reserved=0)
+        self._rows = np.empty((64, USER_WORDS), np.int64)
+        self._extra = np.zeros(64, np.int64)
+        self._tiles = np.empty((0, BLOCK_TILES, KINDS), np.int32)
+        self._spend = np.empty((0, BLOCK_TILES), np.int64)
+        self._free = np.zeros(1, np.int64)
+        self._products = ProductTable()
+        self.session_ends: list[tuple[int, str, int]] = []
+
+    # --- users ----------------------------------------------------------------------------------------------------
+
+    def missing_users(self, ids: Iterable[str]) -> list[str]:
+        """Return the users that are not in memory, each once, in order."""
+        return self._users.missing(ids)
+
+    def load_user(self, user: str, packed: bytes | None) -> None:
+        """Take one user into memory; see `load_users`."""
+        self.load_users({user: packed})
+
+    def load_users(self, rows: Mapping[str, bytes | None]) -> None:
+        """Take users into memory from their packed rows, None being a new one.
+
+        Raises FeatureError for bytes that are no packed row, and for a user whose changes were not drained yet.
+        """
+        check(rows, ROW_VERSION)
+        known = [slot for user in rows if (slot := self._users.of.get(user)) is not None]
+        for slot in known:
+            if self._users.dirty[slot]:
+                raise FeatureError(
+                    f"user {self._users.keys[slot]!r}: changed since the last drain; drain before loading"
+                )
+        self._give_back(np.array(known, np.int64))
+        slots = self._users.place(rows)
+        if self._users.high > len(self._rows):
+            self._rows = grown(self._rows, len(self._users.dirty))
+            self._extra = np.zeros(len(self._users.dirty), np.int64)
+        buffer, ends = joined(rows)
+        self._reserve(len(rows))
+        wrong = unpack_users(buffer, ends, slots, self._rows, self._tiles, self._spend, self._free)
+        if wrong >= 0:
+            raise FeatureError(f"row of user {list(rows)[wrong]!r}: not a packed row; drop it and rebuild from the log")
+
+    def dirty_users(self) -> int:
+        """Return how many users changed since the last drain."""
+        return int(np.count_nonzero(self._users.dirty[: self._users.high]))
+
+    def drain_users(self) -> dict[str, bytes]:
+        """Return the packed rows of the users that changed since the last drain."""
+        slots = self._users.changed()
+        self._users.dirty[slots] = False
+        keys = [self._users.keys[slot] for slot in slots.tolist()]
+
+        def pack(part: NDArray[np.int64], buffer: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+            pack_users(self._rows, self._tiles, self._spend, part, buffer, ends)
+
+        return split(keys, slots, pack, MAX_ROW)
+
+    # --- products -------------------------------------------------------------------------------------------------
+
+    def missing_products(self, ids: Iterable[str | None]) -> list[str]:
+        """Return the products that are not in memory, each once, in order; None needs no row."""
+        return self._products.slots.missing(ids)
+
+    def load_product(self, product: str, packed: bytes | None) -> None:
+        """Take one product into memory, or replace it; see `load_products`."""
+        self.load_products({product: packed})
+
+    def load_products(self, rows: Mapping[str, bytes | None]) -> None:
+        """Take products into memory from their packed rows, replacing those that are there; None is a new one."""
+        self._products.load(rows)
+
+    def product_version(self, product: str) -> tuple[int, int] | None:
+        """Return (activity partition, offset) of the record that changed the product's row last; None: none did."""
+        return self._products.version(product)
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def apply(self, events: EventColumns) -> NDArray[np.float64]:
+        """Apply `events` in order; return their vectors (n, features), row i as of event i, itself included.
+
+        `session_ends` then lists (i, user, end of the session before, ms) for each event i that opened a session.
+        Raises FeatureError, before anything changed, for a user or product that was not loaded or a value out of range.
+        """
+        count = len(events)
+        out = np.empty((count, WIDTH), np.float64)
+        self.session_ends = []
+        if count == 0:
+            return out
+        slots = self._slots(self._users, events.user, "user")
+        products = self._slots(self._products.slots, events.product, "product")
+        kinds = ints("kind", events.kind, 0, KINDS - 1, count)
+        times = ints("time", events.time, 0, TIME_END, count)
+        values = ints("value_minor", events.value_minor, -_HUGE, _HUGE, count)
+        prices = ints("price_minor", events.price_minor, -1, _HUGE, count)
+        undos = ints("undo_time", events.undo_time, 0, TIME_END, count)
+        sessions = hash_texts(events.session)
+        if len(sessions) != count:
+            raise FeatureError(f"column session: {len(sessions)} values for {count} events; give one for each")
+        self._reserve(blocks_needed(self._rows, slots, self._extra))
+        ends = np.empty(count, np.int64)
+        table = self._products
+        product_features(table.rows, table.tiles, table.kept_at, table.kept, products, times, prices, out)
+        apply_events(
+            self._rows,
+            self._tiles,
+            self._spend,
+            self._free,
+            slots,
+            kinds,
+            times,
+            sessions,
+            table.rows[products, PRODUCT_HASH],
+            values,
+            prices,
+            undos,
+            out,
+            ends,
+        )
+        self._users.dirty[slots] = True
+        self._users.touch(slots)
+        table.slots.touch(products)
+        opened = np.flatnonzero(ends != NONE)
+        self.session_ends = [
+            (i, events.user[i], end) for i, end in zip(opened.tolist(), ends[opened].tolist(), strict=True)
+        ]
+        return out
+
+    # --- bounds ---------------------------------------------------------------------------------------------------
+
+    def evict(self, max_users: int, max_products: int | None = None) -> int:
+        """Forget clean users (and products) beyond the bounds, longest untouched first; return how many."""
+        slots = self._users.oldest_clean(max_users)
+        self._give_back(slots)
+        self._users.release(slots)
+        return len(slots) + (self._products.evict(max_products) if max_products is not None else 0)
+
+    def forget(self, users: Iterable[str]) -> None:
+        """Forget expired users, changed or not."""
+        slots = self._users.known(users)
+        self._users.dirty[slots] = False
+        self._give_back(slots)
+        self._users.release(slots)
+
+    @property
+    def users(self) -> int:
+        """How many users are in memory."""
+        return len(self._users)
+
+    @property
+    def products(self) -> int:
+        """How many products are in memory."""
+        return len(self._products.slots) - 1
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the arrays that hold users and products."""
+        mine = self._rows.nbytes + self._tiles.nbytes + self._spend.nbytes + self._extra.nbytes
+        return mine + self._products.memory_bytes
+
+    def _slots(self, slots: SlotMap, keys: list[str] | list[str | None], name: str) -> NDArray[np.int64]:
+        try:
+            return np.fromiter(map(slots.of.__getitem__, keys), np.int64, len(keys))
+        except KeyError as error:
+            raise FeatureError(f"{name} {error.args[0]!r}: not in memory; load it before its first event") from None
+
+    def _give_back(self, slots: NDArray[np.int64]) -> None:
+        """Return the blocks of `slots` to the stack."""
+        blocks = self._rows[slots, BLOCK]
+        blocks = blocks[blocks != NONE]
+        height = int(self._free[0])
+        self._free[1 + height : 1 + height + len(blocks)] = blocks
+        self._free[0] = height + len(blocks)
+        self._rows[slots, BLOCK] = NONE
+
+    def _reserve(self, blocks: int) -> None:
+        """See that at least `blocks` are free."""
+        have, height = len(self._tiles), int(self._free[0])
+        if height >= blocks:
+            return
+        size = max(2 * have, have + blocks, 64)
+        self._tiles = grown(self._tiles, size)
+        self._spend = grown(self._spend, size)
+        self._free = grown(self._free, size + 1)
+        self._free[1 + height : 1 + height + size - have] = np.arange(have, size)
+        self._free[0] = height + size - have
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load it from the cache on disk: a second here is a second less at the first event."""
+    from features.products import ProductFeatures
+
+    products = ProductFeatures()
+    products.load("p", None)
+    products.apply(["p"], [0], [1_700_000_000_000], [1], [0], [100], version=(0, 0))
+    features = ScoreFeatures()
+    features.load_user("u", None)
+    for product, packed in products.drain().items():
+        features.load_product(product, packed)
+    events = EventColumns()
+    for i in range(40):
+        events.append("u", i % KINDS, 1_700_000_000_000 + i, "p", None, value_minor=1, undo_time=i)
+    features.apply(events)
+    features.load_users(features.drain_users())

@@ -1,0 +1,270 @@
+"""The kernel of scoring: one event after the other, each updates its user's row and is followed by its vector.
+
+Sequential on purpose: an event sees what came before it and nothing of its own batch's future, and a batch cut anywhere
+gives the same bits. Sums are integers; the few floats are scalar expressions in a fixed order.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+# (numba infers the types of kernels)
+
+from __future__ import annotations
+
+import numpy as np
+
+from features.jit import helper, kernel
+from features.layout import (
+    AMOUNT,
+    BLOCK,
+    CANCEL,
+    CART,
+    COARSEST,
+    COLUMN,
+    COUNT,
+    DAY_COS,
+    DAY_SIN,
+    DISTINCT,
+    FINEST_MS,
+    FLUSHED,
+    FRESH,
+    INTEREST_LEVEL,
+    INTEREST_WEIGHTS,
+    KEY,
+    KIND_MASK,
+    KINDS,
+    LAST_CART,
+    LAST_PURCHASE,
+    LAST_VIEW,
+    LEVEL_MS,
+    LEVEL_OFFSET,
+    LEVEL_TILES,
+    LEVELS,
+    LOG,
+    META,
+    NONE,
+    ONE,
+    PURCHASE,
+    REMOVE,
+    RETURN,
+    SEARCH,
+    SESSION_CARTS,
+    SESSION_EVENTS,
+    SESSION_KEY,
+    SESSION_START,
+    SESSION_VIEWS,
+    TIME,
+    UNDO_MASK,
+    USER_COUNTS,
+    USER_SUMS,
+    VIEW,
+    WEEK_COS,
+    WEEK_SIN,
+    WEEK_START_MS,
+    WISH,
+)
+from features.log import amount_of, flush, insert
+from features.sets import DAY, DISTINCT_LIMIT, HOUR, MEMORY_MS, MINUTE, RETURN_PRIOR
+
+SPEND = KINDS  # the last column of the accumulators
+
+_RATE = COLUMN["user_return_rate_30d"]
+_INTEREST = COLUMN["user_interest"]
+_SINCE_VIEW = COLUMN["user_since_view"]
+_SINCE_CART = COLUMN["user_since_cart"]
+_SINCE_PURCHASE = COLUMN["user_since_purchase"]
+_EVENTS = COLUMN["session_events"]
+_VIEWS = COLUMN["session_views"]
+_CARTS = COLUMN["session_carts"]
+_DISTINCT = COLUMN["session_distinct_products"]
+_DURATION = COLUMN["session_duration"]
+_PREVIOUS = COLUMN["session_since_previous"]
+_GAP = COLUMN["session_mean_gap"]
+_CONTEXT = COLUMN["hour_sin"]
+_INTEREST_MS = int(LEVEL_MS[INTEREST_LEVEL])
+_RATE_ABOVE, _RATE_BELOW = RETURN_PRIOR
+
+
+@helper
+def _since(time, last):
+    """Return the seconds from `last` to `time`, at most the memory; `last` is NONE where there was none."""
+    if last < 0 or last > time:
+        return MEMORY_MS / 1000
+    return min(time - last, MEMORY_MS) / 1000
+
+
+@helper
+def _log_windows(row, at, starts, sums):
+    """Add the log up to entry `at` to `sums` (windows, kinds and money); return its share of the interest."""
+    time = row[TIME + at]
+    interest = np.int64(0)
+    now = time // _INTEREST_MS
+    for j in range(at + 1):
+        stamp = row[TIME + j]
+        kind = row[META + j] & KIND_MASK
+        for level in range(LEVELS):
+            if stamp >= starts[level]:
+                sums[level, kind] += 1
+        if kind == VIEW:
+            if stamp >= starts[INTEREST_LEVEL]:
+                interest += INTEREST_WEIGHTS[now - stamp // _INTEREST_MS]
+        elif kind >= PURCHASE:
+            amount = row[AMOUNT + j]
+            sign = 1
+            if kind != PURCHASE:
+                undo = amount & UNDO_MASK
+                if undo == 0:
+                    continue
+                sign = -1
+                stamp = (stamp // FINEST_MS + 1 - undo) * FINEST_MS
+            for level in range(LEVELS):
+                if stamp >= starts[level]:
+                    sums[level, SPEND] += sign * (amount >> 16)
+                    if sign < 0:
+                        sums[level, PURCHASE] -= 1
+    return interest
+
+
+@helper
+def _tile_windows(tiles, spend, newest, time, sums):
+    """Add the tiles, whose newest stamp is `newest`, to `sums`; return their share of the interest."""
+    interest = np.int64(0)
+    for level in range(LEVELS):
+        length = LEVEL_TILES[level]
+        now = time // LEVEL_MS[level]
+        last = newest // LEVEL_MS[level]
+        first = max(now, last) - length + 1
+        last = min(now, last)
+        at = first % length
+        for tile in range(first, last + 1):
+            place = LEVEL_OFFSET[level] + at
+            for lane in range(KINDS):
+                sums[level, lane] += tiles[place, lane]
+            sums[level, SPEND] += spend[place]
+            if level == INTEREST_LEVEL:
+                interest += INTEREST_WEIGHTS[now - tile] * tiles[place, VIEW]
+            at += 1
+            if at == length:
+                at = 0
+    return interest
+
+
+@helper
+def _session(row, at, out):
+    """Write the session and the recencies as of entry `at`; return whether the entry opens its session."""
+    time, key = row[TIME + at], row[KEY + at]
+    start = time
+    events, views, carts, distinct = 0, 0, 0, 0
+    view, cart, purchase, previous = row[LAST_VIEW], row[LAST_CART], row[LAST_PURCHASE], row[FLUSHED]
+    if previous >= 0 and row[SESSION_KEY] == key:
+        start = min(start, row[SESSION_START])
+        events, views, carts = row[SESSION_EVENTS], row[SESSION_VIEWS], row[SESSION_CARTS]
+        distinct = row[DISTINCT]
+    for j in range(at + 1):
+        meta = row[META + j]
+        kind = meta & KIND_MASK
+        stamp = row[TIME + j]
+        if row[KEY + j] == key:
+            start = min(start, stamp)
+            events += 1
+            views += kind == VIEW
+            carts += kind == CART
+            distinct += (meta & FRESH) != 0
+        if j < at:
+            previous = stamp
+            if kind == VIEW:
+                view = stamp
+            elif kind == CART:
+                cart = stamp
+            elif kind == PURCHASE:
+                purchase = stamp
+    out[_SINCE_VIEW] = _since(time, view)
+    out[_SINCE_CART] = _since(time, cart)
+    out[_SINCE_PURCHASE] = _since(time, purchase)
+    out[_EVENTS] = events
+    out[_VIEWS] = views
+    out[_CARTS] = carts
+    out[_DISTINCT] = min(distinct, DISTINCT_LIMIT)
+    out[_DURATION] = (time - start) / 1000
+    out[_PREVIOUS] = _since(time, previous)
+    out[_GAP] = (time - start) / 1000 / (events - 1) if events > 1 else 0.0
+    return events == 1
+
+
+@helper
+def _context(time, kind, price, out):
+    """Write what the event itself says, in the order of declaration."""
+    minute = time % DAY // MINUTE
+    hour = (time - WEEK_START_MS) % (7 * DAY) // HOUR
+    out[_CONTEXT] = DAY_SIN[minute]
+    out[_CONTEXT + 1] = DAY_COS[minute]
+    out[_CONTEXT + 2] = WEEK_SIN[hour]
+    out[_CONTEXT + 3] = WEEK_COS[hour]
+    out[_CONTEXT + 4] = kind == SEARCH
+    out[_CONTEXT + 5] = kind == CART
+    out[_CONTEXT + 6] = kind == REMOVE
+    out[_CONTEXT + 7] = kind == WISH
+    out[_CONTEXT + 8] = kind == PURCHASE
+    out[_CONTEXT + 9] = price / 100 if price >= 0 else 0.0
+
+
+@helper
+def _vector(row, at, tiles, spend, starts, sums, out):
+    """Write the user's and the session's features as of entry `at`; return whether it opens its session."""
+    time = row[TIME + at]
+    for level in range(LEVELS):
+        starts[level] = (time // LEVEL_MS[level] - LEVEL_TILES[level] + 1) * LEVEL_MS[level]
+        for lane in range(KINDS + 1):
+            sums[level, lane] = 0
+    interest = _log_windows(row, at, starts, sums)
+    if row[BLOCK] >= 0:
+        interest += _tile_windows(tiles[row[BLOCK]], spend[row[BLOCK]], row[FLUSHED], time, sums)
+    for i in range(len(USER_COUNTS)):
+        out[USER_COUNTS[i, 2]] = max(sums[USER_COUNTS[i, 0], USER_COUNTS[i, 1]], 0)
+    for i in range(len(USER_SUMS)):
+        out[USER_SUMS[i, 2]] = max(sums[USER_SUMS[i, 0], SPEND], 0) / 100
+    back = sums[COARSEST, RETURN] + sums[COARSEST, CANCEL]
+    kept = max(sums[COARSEST, PURCHASE], 0)
+    out[_RATE] = (back + _RATE_ABOVE) / (back + kept + _RATE_BELOW)
+    out[_INTEREST] = interest / ONE
+    return _session(row, at, out)
+
+
+@kernel
+def blocks_needed(rows, slots, extra):
+    """Return how many users of the batch will outgrow their log; `extra` (slots,) is scratch, all zeros."""
+    needed = 0
+    for slot in slots:
+        extra[slot] += 1
+        if rows[slot, BLOCK] == NONE and rows[slot, COUNT] + extra[slot] == LOG:
+            needed += 1
+    for slot in slots:
+        extra[slot] = 0
+    return needed
+
+
+@kernel
+def apply_events(rows, tiles, spend, free, slots, kinds, times, sessions, products, values, prices, undos, out, ends):
+    """Apply events one by one and write their vectors.
+
+    `free` is a stack of unused blocks whose word 0 is its height. `out` is (n, features); `ends` (n,) becomes the end
+    of the session before, where an event opens a new one, else NONE.
+    """
+    starts = np.zeros(LEVELS, np.int64)
+    sums = np.zeros((LEVELS, KINDS + 1), np.int64)
+    for i in range(len(slots)):
+        row = rows[slots[i]]
+        vector = out[i]
+        time, kind = times[i], kinds[i]
+        amount = amount_of(kind, time, values[i], undos[i])
+        at = insert(row, time, sessions[i], kind, amount, products[i])
+        opens = _vector(row, at, tiles, spend, starts, sums, vector)
+        _context(time, kind, prices[i], vector)
+        last = row[TIME + at - 1] if at > 0 else row[FLUSHED]
+        # only the user's newest event ends the session before it: that is then said once
+        ends[i] = last if opens and at == row[COUNT] - 1 else NONE
+        if row[COUNT] == LOG:
+            if row[BLOCK] == NONE:
+                free[0] -= 1
+                row[BLOCK] = free[1 + free[0]]
+                tiles[row[BLOCK]] = 0
+                spend[row[BLOCK]] = 0
+            flush(row, tiles[row[BLOCK]], spend[row[BLOCK]])

@@ -1,0 +1,228 @@
+"""A user's log of last events, sorted by stamp, and what happens to those that leave it (kernels on one row).
+
+The state of a user is a fold over its events in the order of their stamps: a base (summary and tiles) of those that
+left the log, then the log. An event that arrives late is inserted where it belongs, so whatever is read from the log is
+as of a stamp by construction, and does not depend on the order of arrival.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+# (numba infers the types of kernels)
+
+from __future__ import annotations
+
+import numpy as np
+
+from features.hashing import anonymous_key, session_key
+from features.jit import helper
+from features.layout import (
+    AMOUNT,
+    ANONYMOUS,
+    BLOCK,
+    CART,
+    COUNT,
+    DISTINCT,
+    FINEST_MS,
+    FLUSHED,
+    FRESH,
+    KEY,
+    KIND_MASK,
+    LAST_CART,
+    LAST_PURCHASE,
+    LAST_VIEW,
+    LEVEL_MS,
+    LEVEL_OFFSET,
+    LEVEL_TILES,
+    LEVELS,
+    META,
+    NONE,
+    PURCHASE,
+    SESSION_CARTS,
+    SESSION_EVENTS,
+    SESSION_KEY,
+    SESSION_START,
+    SESSION_VIEWS,
+    TABLE,
+    TIME,
+    UNDO_MASK,
+    USER_WORDS,
+    VIEW,
+)
+from features.sets import DISTINCT_LIMIT, SESSION_GAP_MS, SESSION_PERIOD_MS, VALUE_LIMIT
+
+_LOW = 0xFFFFFFFF
+
+
+@helper
+def clear(row):
+    """Make `row` that of a user without events."""
+    for j in range(USER_WORDS):
+        row[j] = 0
+    for j in (BLOCK, FLUSHED, LAST_VIEW, LAST_CART, LAST_PURCHASE):
+        row[j] = NONE
+
+
+@helper
+def amount_of(kind, time, value, undo_time):
+    """Return the AMOUNT word: what a purchase is worth, or what a return takes back and from which tile."""
+    value = min(max(value, -VALUE_LIMIT), VALUE_LIMIT)
+    if kind < PURCHASE:
+        return np.int64(0)
+    if kind == PURCHASE:
+        return value << 16
+    if undo_time <= 0:
+        return np.int64(0)
+    age = time // FINEST_MS - min(undo_time, time) // FINEST_MS + 1
+    # older than any window: nothing left to take back
+    return (abs(value) << 16) | age if age <= UNDO_MASK else np.int64(0)
+
+
+@helper
+def _join(row, j):
+    """Return the session of entry `j`, which brought no id: that of the event before it, unless silence lay between."""
+    time = row[TIME + j]
+    before = row[TIME + j - 1] if j > 0 else row[FLUSHED]
+    key = row[KEY + j - 1] if j > 0 else row[SESSION_KEY]
+    near = before >= 0 and abs(time - before) <= SESSION_GAP_MS
+    if near and time // SESSION_PERIOD_MS == before // SESSION_PERIOD_MS:
+        return key
+    return anonymous_key(time)
+
+
+@helper
+def in_table(row, product):
+    """Return whether the base session's table holds the hash `product`."""
+    for i in range(row[DISTINCT]):  # noqa: SIM110 (numba compiles no generator here)
+        if ((row[TABLE + (i >> 1)] >> ((i & 1) << 5)) & _LOW) == product:
+            return True
+    return False
+
+
+@helper
+def freshen(row, start):
+    """Mark, from entry `start` on, the first event of its session on its product."""
+    for j in range(start, row[COUNT]):
+        meta = row[META + j] & ~FRESH
+        product = meta >> 8
+        fresh = product != 0
+        key = row[KEY + j]
+        if fresh:
+            for i in range(j):
+                if row[KEY + i] == key and row[META + i] >> 8 == product:
+                    fresh = False
+        if fresh and row[FLUSHED] >= 0 and row[SESSION_KEY] == key:
+            fresh = not in_table(row, product)
+        row[META + j] = meta | FRESH if fresh else meta
+
+
+@helper
+def insert(row, time, session, kind, amount, product):
+    """Put an event into the log behind all that are not stamped later, and return its place."""
+    count = row[COUNT]
+    at = count
+    while at > 0 and row[TIME + at - 1] > time:
+        at -= 1
+    for field in (TIME, KEY, AMOUNT, META):
+        for j in range(count, at, -1):
+            row[field + j] = row[field + j - 1]
+    row[COUNT] = count + 1
+    row[TIME + at] = time
+    row[AMOUNT + at] = amount
+    row[META + at] = (product << 8) | kind | (ANONYMOUS if session == 0 else 0)
+    row[KEY + at] = _join(row, at) if session == 0 else session_key(session, time)
+    for j in range(at + 1, count + 1):
+        if row[META + j] & ANONYMOUS:
+            row[KEY + j] = _join(row, j)
+    freshen(row, at)
+    return at
+
+
+@helper
+def _remember_product(row, product):
+    count = row[DISTINCT]
+    if product != 0 and count < DISTINCT_LIMIT and not in_table(row, product):
+        row[TABLE + (count >> 1)] |= product << ((count & 1) << 5)
+        row[DISTINCT] = count + 1
+
+
+@helper
+def _flush_session(row, time, key, kind, product):
+    """Add the event to the base's session; one of another session replaces it, unless it is stamped earlier."""
+    if row[FLUSHED] >= 0 and key == row[SESSION_KEY]:
+        row[SESSION_START] = min(row[SESSION_START], time)
+    elif time >= row[FLUSHED]:
+        row[SESSION_KEY] = key
+        row[SESSION_START] = time
+        row[SESSION_EVENTS] = row[SESSION_VIEWS] = row[SESSION_CARTS] = row[DISTINCT] = 0
+        for j in range(TABLE, TIME):
+            row[j] = 0
+    else:
+        return
+    row[SESSION_EVENTS] += 1
+    row[SESSION_VIEWS] += kind == VIEW
+    row[SESSION_CARTS] += kind == CART
+    _remember_product(row, product)
+
+
+@helper
+def _flush_tiles(tiles, spend, newest, time, kind, amount):
+    """Count the event in its tiles; `newest` is the newest stamp that the tiles hold after it."""
+    value = amount >> 16
+    undo = amount & UNDO_MASK
+    undone = (time // FINEST_MS + 1 - undo) * FINEST_MS
+    for level in range(LEVELS):
+        length = LEVEL_TILES[level]
+        oldest = newest // LEVEL_MS[level] - length + 1
+        tile = time // LEVEL_MS[level]
+        if tile >= oldest:
+            at = LEVEL_OFFSET[level] + tile % length
+            tiles[at, kind] += 1
+            if kind == PURCHASE:
+                spend[at] += value
+        tile = undone // LEVEL_MS[level]
+        if undo > 0 and tile >= oldest:
+            at = LEVEL_OFFSET[level] + tile % length
+            tiles[at, PURCHASE] -= 1
+            spend[at] -= value
+
+
+@helper
+def _advance(tiles, spend, before, newest):
+    """Clear the tiles that `newest` brings into the rings, whose newest stamp was `before`."""
+    for level in range(LEVELS):
+        length = LEVEL_TILES[level]
+        last = newest // LEVEL_MS[level]
+        first = max(before // LEVEL_MS[level] + 1, last - length + 1)
+        for tile in range(first, last + 1):
+            at = LEVEL_OFFSET[level] + tile % length
+            spend[at] = 0
+            for lane in range(tiles.shape[1]):
+                tiles[at, lane] = 0
+
+
+@helper
+def flush(row, tiles, spend):
+    """Move the oldest entry of the log into the base, whose tiles are given."""
+    time, key, amount, meta = row[TIME], row[KEY], row[AMOUNT], row[META]
+    kind = meta & KIND_MASK
+    before = row[FLUSHED]
+    base = row[SESSION_KEY]
+    _flush_session(row, time, key, kind, meta >> 8)
+    if time > before:
+        if before >= 0:
+            _advance(tiles, spend, before, time)
+        row[FLUSHED] = time
+    _flush_tiles(tiles, spend, row[FLUSHED], time, kind, amount)
+    if kind == VIEW:
+        row[LAST_VIEW] = max(row[LAST_VIEW], time)
+    elif kind == CART:
+        row[LAST_CART] = max(row[LAST_CART], time)
+    elif kind == PURCHASE:
+        row[LAST_PURCHASE] = max(row[LAST_PURCHASE], time)
+    count = row[COUNT] - 1
+    for field in (TIME, KEY, AMOUNT, META):
+        for j in range(count):
+            row[field + j] = row[field + j + 1]
+        row[field + count] = 0
+    row[COUNT] = count
+    if before < 0 or base != row[SESSION_KEY]:
+        freshen(row, 0)

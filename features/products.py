@@ -1,0 +1,185 @@
+"""Products' rows in memory: read by the scorer, written by the demand stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.columns import TIME_END, FeatureError, Ints, ints
+from features.hashing import hash_texts
+from features.layout import (
+    KINDS,
+    LANES,
+    NONE,
+    PRODUCT_NEWEST,
+    PRODUCT_OFFSET,
+    PRODUCT_PARTITION,
+    PRODUCT_TILES,
+    PRODUCT_WORDS,
+)
+from features.packed import check, joined, split
+from features.product_kernel import KEPT, apply_activity
+from features.product_rows import MAX_PRODUCT_ROW, PRODUCT_ROW_VERSION, pack_products, unpack_products
+from features.sets import SCORE_FEATURES, SCORE_SET, memory_ms, schema_hash
+from features.slots import SlotMap, grown
+
+_HUGE = 1 << 53
+
+
+class ProductTable:
+    """Slot arrays of products; slot 0 is the product without history, that of events without a product."""
+
+    def __init__(self) -> None:
+        self.slots = SlotMap(reserved=1)
+        self.slots.of[None] = 0
+        self.rows = np.zeros((64, PRODUCT_WORDS), np.int64)
+        self.rows[0, PRODUCT_NEWEST] = NONE
+        self.tiles = np.zeros((64, PRODUCT_TILES, LANES), np.int32)
+        self.kept_at = np.full(64, NONE, np.int64)
+        self.kept = np.zeros((64, KEPT), np.float64)
+
+    def load(self, rows: Mapping[str, bytes | None]) -> None:
+        """Take products in from their packed rows, replacing those that are there; None is a new one.
+
+        Raises FeatureError for bytes that are no packed row.
+        """
+        if not rows:
+            return
+        check(rows, PRODUCT_ROW_VERSION)
+        slots = self.slots.place(rows)
+        if self.slots.high > len(self.rows):
+            size = len(self.slots.dirty)
+            self.rows, self.tiles = grown(self.rows, size), grown(self.tiles, size)
+            self.kept_at, self.kept = grown(self.kept_at, size), grown(self.kept, size)
+        self.kept_at[slots] = NONE
+        buffer, ends = joined(rows)
+        wrong = unpack_products(buffer, ends, slots, hash_texts(list(rows)), self.rows, self.tiles)
+        if wrong >= 0:
+            raise FeatureError(f"row of product {list(rows)[wrong]!r}: not a packed row; rebuild it from the log")
+
+    def version(self, product: str) -> tuple[int, int] | None:
+        """Return (activity partition, offset) of the last record in the product's row, or None."""
+        slot = self.slots.of.get(product)
+        if slot is None or self.rows[slot, PRODUCT_NEWEST] == NONE:
+            return None
+        return int(self.rows[slot, PRODUCT_PARTITION]), int(self.rows[slot, PRODUCT_OFFSET])
+
+    def evict(self, keep: int) -> int:
+        """Forget clean products beyond `keep`, longest untouched first; return how many."""
+        slots = self.slots.oldest_clean(keep + 1)
+        self.slots.release(slots)
+        return len(slots)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.rows.nbytes + self.tiles.nbytes + self.kept_at.nbytes + self.kept.nbytes
+
+
+class ProductFeatures:
+    """The demand stage's side of product features: activity in, packed rows out. Its order does not matter.
+
+    >>> products = ProductFeatures()
+    >>> products.missing(["p1", "p1"])
+    ['p1']
+    >>> products.load("p1", None)
+    >>> products.apply(["p1"], [0], [1_700_000_000_000], [1], [0], [999], version=(3, 41))
+    >>> list(products.drain()), products.version("p1")
+    (['p1'], (3, 41))
+    """
+
+    names = tuple(name for name, feature in zip(SCORE_FEATURES, SCORE_SET, strict=True) if feature.entity == "product")
+    schema_hash = schema_hash()
+    memory_ms = memory_ms()
+
+    def __init__(self) -> None:
+        self._table = ProductTable()
+
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Return the products that are not in memory, each once, in order."""
+        return self._table.slots.missing(ids)
+
+    def load(self, product: str, packed: bytes | None) -> None:
+        """Take one product into memory from its packed row, None being a new one; see `load_all`."""
+        self.load_all({product: packed})
+
+    def load_all(self, rows: Mapping[str, bytes | None]) -> None:
+        """Take products into memory from their packed rows, None being a new one.
+
+        Raises FeatureError for bytes that are no packed row, and for a product whose changes were not drained yet.
+        """
+        slots = self._table.slots
+        for product in rows:
+            slot = slots.of.get(product)
+            if slot is not None and slots.dirty[slot]:
+                raise FeatureError(f"product {product!r}: changed since the last drain; drain before loading")
+        self._table.load(rows)
+
+    def apply(
+        self,
+        products: Sequence[str],
+        kinds: Ints,
+        times: Ints,
+        quantity: Ints,
+        value_minor: Ints,
+        price: Ints,
+        version: tuple[int, int],
+    ) -> None:
+        """Apply the activity rows of the record at `version`, (activity partition, offset).
+
+        A return or cancellation takes one purchase from the tile of its own time. Nothing here counts `quantity` or
+        `value_minor`. Raises FeatureError, before anything changed, for a product that was not loaded.
+        """
+        count = len(products)
+        if count == 0:
+            return
+        table = self._table
+        try:
+            slots = np.fromiter(map(table.slots.of.__getitem__, products), np.int64, count)
+        except KeyError as error:
+            raise FeatureError(f"product {error.args[0]!r}: not in memory; load it first") from None
+        codes = ints("kind", kinds, 0, KINDS - 1, count)
+        stamps = ints("time", times, 0, TIME_END, count)
+        prices = ints("price", price, -1, _HUGE, count)
+        apply_activity(table.rows, table.tiles, slots, codes, stamps, prices, version[0], version[1])
+        table.slots.dirty[slots] = True
+        table.slots.touch(slots)
+
+    def version(self, product: str) -> tuple[int, int] | None:
+        """Return (activity partition, offset) of the last record applied to the product, or None."""
+        return self._table.version(product)
+
+    def dirty(self) -> int:
+        """Return how many products changed since the last drain."""
+        return int(np.count_nonzero(self._table.slots.dirty[: self._table.slots.high]))
+
+    def drain(self) -> dict[str, bytes]:
+        """Return the packed rows of the products that changed since the last drain."""
+        slots = self._table.slots.changed()
+        self._table.slots.dirty[slots] = False
+        keys = [self._table.slots.keys[slot] for slot in slots.tolist()]
+
+        def pack(part: NDArray[np.int64], buffer: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+            pack_products(self._table.rows, self._table.tiles, part, buffer, ends)
+
+        return split(keys, slots, pack, MAX_PRODUCT_ROW)
+
+    def evict(self, max_products: int) -> int:
+        """Forget clean products beyond the bound, longest untouched first; return how many."""
+        return self._table.evict(max_products)
+
+    def forget(self, products: Iterable[str]) -> None:
+        """Forget expired products, changed or not."""
+        slots = self._table.slots.known(products)
+        self._table.slots.dirty[slots] = False
+        self._table.slots.release(slots)
+
+    def __len__(self) -> int:
+        return len(self._table.slots) - 1
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the arrays that hold products."""
+        return self._table.memory_bytes
