@@ -15,26 +15,29 @@ from streams.runtime.checkpoint import Rows
 
 
 class Dedup:
-    """Ids as 64-bit hashes with their event times.
+    """Ids as 64-bit hashes with their event times (ms).
 
     >>> seen = Dedup()
-    >>> seen.add("a", 10), seen.add("a", 10), seen.add("b", 10)
+    >>> seen.add("a", 10, None), seen.add("a", 10, None), seen.add("b", 10, None)
     (True, False, True)
+    >>> seen.add("a", 30, watermark=20)  # the first was before the watermark: forgotten, whenever that is tidied up
+    True
     """
 
     def __init__(self) -> None:
         self._times: dict[int, int] = {}
         self._fresh: list[tuple[int, int]] = []
-        self._chunks: deque[tuple[int, int, list[int]]] = deque()
+        self._chunks: deque[tuple[int, int, list[tuple[int, int]]]] = deque()
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._times)
 
-    def add(self, event_id: str, time: int) -> bool:
+    def add(self, event_id: str, time: int, watermark: int | None) -> bool:
         """Remember `event_id` (event time in ms); say whether it is new."""
         digest = int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
-        if digest in self._times:
+        known = self._times.get(digest)
+        if known is not None and (watermark is None or known >= watermark):
             return False
         self._times[digest] = time
         self._fresh.append((digest, time))
@@ -43,19 +46,16 @@ class Dedup:
     def drain(self, watermark: int | None) -> Rows:
         """Return the chunk rows to write, and None for those that the watermark has passed."""
         rows: Rows = {}
-        fresh = [(digest, time) for digest, time in self._fresh if watermark is None or time >= watermark]
-        for digest, time in self._fresh:
-            if watermark is not None and time < watermark:
-                self._times.pop(digest, None)
-        if fresh:
-            rows[_key(self._next)] = _encoder.encode(fresh)
-            self._chunks.append((self._next, max(time for _, time in fresh), [digest for digest, _ in fresh]))
+        if self._fresh:
+            rows[_key(self._next)] = _encoder.encode(self._fresh)
+            self._chunks.append((self._next, max(time for _, time in self._fresh), self._fresh))
             self._next += 1
-        self._fresh = []
+            self._fresh = []
         while self._chunks and watermark is not None and self._chunks[0][1] < watermark:
-            number, _, digests = self._chunks.popleft()
-            for digest in digests:
-                self._times.pop(digest, None)
+            number, _, pairs = self._chunks.popleft()
+            for digest, time in pairs:
+                if self._times.get(digest) == time:
+                    del self._times[digest]
             rows[_key(number)] = None
         return rows
 
@@ -75,7 +75,7 @@ class Dedup:
                 return False
             pairs = _decoder.decode(row)
             self._times.update(pairs)
-            self._chunks.append((number, max(time for _, time in pairs), [digest for digest, _ in pairs]))
+            self._chunks.append((number, max(time for _, time in pairs), pairs))
         self._next = span[1]
         return True
 

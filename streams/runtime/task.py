@@ -34,9 +34,10 @@ class _Extra(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Entries taken in order; `silent`: they only rebuild state."""
+    """Entries taken in order, and those of them that are events; `silent`: they only rebuild state."""
 
     entries: list[Entry]
+    events: list[Entry]
     silent: bool
 
 
@@ -137,7 +138,8 @@ class Task:
         entries = self._merge.take(limit, self._bounds)
         if not entries:
             return None
-        return Batch(entries, silent)
+        events = [entry for entry in entries if not isinstance(entry.item, Rejected | TimeMarker)]
+        return Batch(entries, events, silent)
 
     def offsets(self) -> dict[Input, int]:
         """Next offset of each input: what is committed with the batch just stepped."""
@@ -147,7 +149,7 @@ class Task:
 
     def missing(self, batch: Batch) -> Sequence[str]:
         """Keys of own rows to fetch before the step."""
-        return self.state.missing(batch.entries)
+        return self.state.missing(batch.events)
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
         """Take fetched rows, those first that wait to be written."""
@@ -289,7 +291,8 @@ class Task:
         redriven = any(name == REDRIVE_HEADER for name, _ in entry.record.headers)
         if self.watermark is not None and time < self.watermark and not redriven:
             return Rejected("late", f"event time {time} is before the watermark {self.watermark}")
-        if not self._dedup.add(event_id if entry.rank == 0 else f"{entry.rank}\0{event_id}", time):
+        known_as = event_id if entry.rank == 0 else f"{entry.rank}\0{event_id}"
+        if not self._dedup.add(known_as, time, self.watermark):
             self._count("duplicates")
             self._count(f"duplicates_{entry.record.input.topic}")
             return _DUPLICATE

@@ -287,7 +287,7 @@ class Worker:
             self._fetch_foreign(task, batch, now_ms, refresh=False)
 
     def _fetch_foreign(self, task: Task, batch: Batch, now_ms: int, *, refresh: bool) -> None:
-        for other, wanted in task.state.foreign(batch.entries, now_ms, refresh=refresh).items():
+        for other, wanted in task.state.foreign(batch.events, now_ms, refresh=refresh).items():
             _, rows = self._store.read(other, wanted)
             task.state.load_foreign(other, dict(zip(wanted, rows, strict=True)), now_ms)
 

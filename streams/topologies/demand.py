@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from zlib import crc32
 
 import msgspec
-from features.engine import ProductFeatures
+from features.products import ProductFeatures
 from schemas.codec import Catalog, DecodeError, Plan, decode_catalog, decode_plan
 from schemas.internal import ActivityBatch, ActivityRow, EventKind, decode_activity
 from schemas.outputs import decode_announcement, encode_demand, encode_history
@@ -138,11 +138,10 @@ class _DemandState:
         return keys + [f"s:{one}" for one in wanted if one not in self._series and one not in self._absent]
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
+        self._features.load_all({key[2:]: row for key, row in rows.items() if key.startswith("p:")})
         for key, row in rows.items():
             kind, name = key[:2], key[2:]
-            if kind == "p:":
-                self._features.load(name, row)
-            elif kind == "s:":
+            if kind == "s:":
                 if row is None:
                     self._absent.add(name)
                 else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from zlib import crc32
 
-from features.engine import ProductFeatures
+from features.products import ProductFeatures
 
 SCORE_STAGE = "score"
 DEMAND_STAGE = "demand"

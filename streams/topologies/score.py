@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-from features.engine import EventColumns, ScoreFeatures
-from models.linear import LinearModel
+from features.columns import EventColumns
+from features.engine import ScoreFeatures
+from models.linear import LinearModel, prior
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_order
 from schemas.internal import (
     CLICK_KINDS,
@@ -73,7 +74,7 @@ class ScoreStage:
         self.schema_hash = probe.schema_hash
         self.memory_ms = probe.memory_ms
         self.layout = score_layout(probe.schema_hash)
-        self.model = LinearModel.prior(self.feature_names, self.schema_hash)
+        self.model = prior(self.feature_names, self.schema_hash)
         self._limit = settings.kafka.max_message_bytes
 
     def decode(self, record: Record) -> Click | Order:
@@ -157,27 +158,26 @@ class _ScoreState:
         return keys + [f"o:{key}" for key in books]
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
+        self._features.load_users({key[2:]: row for key, row in rows.items() if key.startswith("u:")})
         for key, row in rows.items():
-            if key.startswith("u:"):
-                self._features.load_user(key[2:], row)
-            else:
+            if key.startswith("o:"):
                 self._books[key[2:]] = OrderBook.unpack(row) if row is not None else OrderBook()
 
     def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
         stale_before = now_ms - self._stage.settings.score.product_staleness_ms
-        wanted: dict[str, dict[str, None]] = {}
-        for entry in entries:
-            item = entry.item
-            if isinstance(item, Click) and item.product_id is not None and item.user_id is not None:
-                read_at = self._read_at.get(item.product_id)
-                if read_at is None or (refresh and read_at <= stale_before):
-                    task = product_store_name(product_partition(item.product_id, self._tasks))
-                    wanted.setdefault(task, {})[f"p:{item.product_id}"] = None
-        return {task: list(keys) for task, keys in wanted.items()}
+        products = dict.fromkeys(product for entry in entries for product in _products_of(entry.item))
+        wanted: dict[str, list[str]] = {}
+        absent = set(self._features.missing_products(products))
+        for product in products:
+            read_at = None if product in absent else self._read_at.get(product)
+            if read_at is None or (refresh and read_at <= stale_before):
+                task = product_store_name(product_partition(product, self._tasks))
+                wanted.setdefault(task, []).append(f"p:{product}")
+        return wanted
 
     def load_foreign(self, task: str, rows: Mapping[str, bytes | None], now_ms: int) -> None:
-        for key, row in rows.items():
-            self._features.load_product(key[2:], row)
+        self._features.load_products({key[2:]: row for key, row in rows.items()})
+        for key in rows:
             self._read_at[key[2:]] = now_ms
 
     def dirty(self) -> int:
@@ -197,13 +197,12 @@ class _ScoreState:
                 users.append(key[2:])
             else:
                 self._books.pop(key[2:], None)
-        self._features.forget_users(users)
+        self._features.forget(users)
 
     def trim(self, limit: int) -> None:
-        self._features.evict(limit)
-        if len(self._read_at) > limit:
+        self._features.evict(limit, limit)
+        if len(self._read_at) > 2 * limit:
             self._read_at.clear()
-            self._features.drop_products()
         for key in list(self._books)[: max(0, len(self._books) - limit)]:
             if key not in self._dirty_books:
                 del self._books[key]
@@ -236,8 +235,11 @@ class _ScoreState:
                 self._on_click(entry, item, columns, said, step, redriven=redriven)
             elif isinstance(item, Order):
                 self._on_order(item, columns, said, step)
+        # Where no vector is served (order lines, rebuilding), only the product's name counts, not its row.
+        unread = self._features.missing_products(columns.product)
+        self._features.load_products(dict.fromkeys(unread))
         vectors = self._features.apply(columns)
-        for user, time in self._features.take_session_ends():
+        for _, user, time in self._features.session_ends:
             said.outcomes.append(Outcome("session_end", user, None, time))
         if not step.emit:
             self._said_watermark = step.watermark
@@ -398,6 +400,13 @@ class _ScoreState:
             version = self._features.product_version(click.product_id) if click.product_id is not None else None
             vector = blob[position * width : (position + 1) * width]
             examples.append(Example(cause, user, click.time, vector, offsets, version, probability, served))
+
+
+def _products_of(item: object) -> Sequence[str]:
+    """Products whose rows a vector will show: those that a known user clicked."""
+    if isinstance(item, Click) and item.product_id is not None and item.user_id is not None:
+        return (item.product_id,)
+    return ()
 
 
 def _book_key(order: Order) -> str:

@@ -1,0 +1,71 @@
+"""The commands and their groups."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+# Command name → module under streams.cli that holds `app` (a group) or a function of that name.
+_COMMANDS = {
+    "run": "run a role, or everything with embedded servers",
+    "topics": "create and show topics",
+    "config": "show the settings",
+    "replay": "stream a shop's files into the topics",
+    "simulate": "make a shop whose truth is known",
+    "backtest": "the same topologies over files, without a broker",
+    "train": "train the sequence model",
+    "models": "list, show, promote and roll back versions",
+    "demo": "a live view of everything on a simulated shop",
+    "status": "what the workers say of themselves",
+    "state": "look at and reset a task's state",
+    "deadletters": "look at and redrive dead letters",
+    "features": "the feature set, and a row in words",
+}
+
+
+class _LazyGroup(TyperGroup):
+    """Imports a command's module only when that command is asked for: --help stays quick."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in _COMMANDS if _exists(name)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS or not _exists(cmd_name):
+            return None
+        module = importlib.import_module(f"streams.cli.{cmd_name}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands from the table, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+def _exists(name: str) -> bool:
+    return (Path(__file__).parent / f"{name}.py").exists()
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Tidecast: a streaming, event-driven demand forecaster for online shops.",
+)
+
+
+@app.callback()
+def _root(
+    config: Annotated[Path | None, typer.Option(help="settings in TOML; the environment wins over it")] = None,
+) -> None:
+    if config is not None:
+        import os
+
+        os.environ["TIDECAST_CONFIG"] = str(config)
