@@ -210,7 +210,6 @@ class LabelClock:
             pending.order.examples.append(pending)
         elif pending.settled:
             labels.append(pending.label(now, positive=False, correction=True))
-            self._forget(now, pending, labels)
         else:
             self._open_up(pending)  # until the end of its horizon another order may come
 
