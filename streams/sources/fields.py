@@ -96,9 +96,9 @@ def money_field(
     `rounded` is called for each value that minor units cannot hold exactly.
     """
 
-    def convert(value: Decimal) -> int | Inexact:
+    def convert(value: Decimal) -> int:
         minor, inexact = minor_units(name, value, currency or "")
-        return Inexact(minor) if inexact else minor
+        return _Inexact(minor) if inexact else minor
 
     read = _number_field(name, spec, index, convert)
     if spec is None:
@@ -106,15 +106,16 @@ def money_field(
 
     def counted(row: Row) -> int | None:
         value = read(row)
-        if value.__class__ is Inexact:
-            rounded()
-        return value
+        if value.__class__ is not _Inexact:
+            return value
+        rounded()
+        return int(value)  # type: ignore[arg-type]  # an _Inexact is no None
 
     return counted
 
 
-class Inexact(int):
-    """Minor units that were rounded."""
+class _Inexact(int):
+    """Minor units that were rounded, so that each use of a cached one is counted."""
 
 
 def time_field(spec: FieldSpec, index: Index, timezone: str) -> Callable[[Row], int]:
