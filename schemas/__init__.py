@@ -6,6 +6,7 @@
 `events`        the contract of the inputs as pydantic models; accepts and refuses what `codec` does
 `internal`      activity, examples and outcomes: what the stages tell each other (msgpack)
 `outputs`       the hot path of predictions, dead letters, history and model announcements: values ⇄ bytes
+`messages`      the structs that `outputs` encodes
 `published`     their contract as pydantic models
 `contracts`     JSON Schemas and the AsyncAPI document, and the check that no change breaks a reader
 ==============  ====================================================================================

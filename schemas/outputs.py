@@ -15,10 +15,40 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from schemas.messages import (
+    Announcement,
+    DeadLetter,
+    DemandPayload,
+    DemandPrediction,
+    DemandStep,
+    HistoryBucket,
+    ModelRef,
+    Prediction,
+    PurchasePayload,
+    PurchasePrediction,
+)
 from schemas.wire import DecodeError
 
-SCHEMA = 1
-"""Version of every envelope here."""
+__all__ = [
+    "Announcement",
+    "DeadLetter",
+    "DecodeError",
+    "DemandPrediction",
+    "EncodeError",
+    "HistoryBucket",
+    "Prediction",
+    "PurchasePrediction",
+    "decode_announcement",
+    "decode_dead_letter",
+    "decode_history",
+    "decode_prediction",
+    "encode_announcement",
+    "encode_dead_letter",
+    "encode_demand",
+    "encode_history",
+    "encode_purchase",
+]
+
 VALUE_BYTES = 65_536
 """A dead letter holds a value, or a key, of up to this many bytes whole."""
 HEAD_BYTES = 1_024
@@ -27,130 +57,6 @@ HEAD_BYTES = 1_024
 
 class EncodeError(ValueError):
     """A value that must not be published; the message names the record, the field and the value."""
-
-
-class ModelRef(msgspec.Struct, frozen=True, gc=False):
-    """Which model, which version of it."""
-
-    name: str
-    version: str
-
-
-class PurchasePayload(msgspec.Struct, frozen=True, gc=False):
-    """The probability that the subject buys within the horizon after the click `event_id`."""
-
-    probability: float
-    event_id: str
-    session_id: str | None = None
-
-
-class PurchasePrediction(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="purchase", kw_only=True):
-    """A prediction of the kind purchase; times in UTC ms, the horizon in seconds."""
-
-    schema: int = SCHEMA
-    id: str
-    subject_type: Literal["user"] = "user"
-    subject: str
-    as_of: int
-    produced_at: int
-    model: ModelRef
-    horizon_s: int
-    revision: int = 0
-    payload: PurchasePayload
-
-
-class DemandStep(msgspec.Struct, frozen=True, gc=False):
-    """Units sold in the bucket that begins at `start` (UTC ms); quantiles by level, as in ``{"0.1": 3.0}``."""
-
-    step: int
-    start: int
-    mean: float
-    quantiles: dict[str, float]
-
-
-class DemandPayload(msgspec.Struct, frozen=True, gc=False):
-    """Steps ahead, the first the bucket after `as_of`; the bucket is an hour, a day or a week."""
-
-    bucket: Literal["H", "D", "W"]
-    steps: list[DemandStep]
-
-
-class DemandPrediction(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="demand", kw_only=True):
-    """A prediction of the kind demand; times in UTC ms, the horizon in seconds."""
-
-    schema: int = SCHEMA
-    id: str
-    subject_type: Literal["product"] = "product"
-    subject: str
-    as_of: int
-    produced_at: int
-    model: ModelRef
-    horizon_s: int
-    revision: int
-    payload: DemandPayload
-
-
-class DeadLetter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A record that was refused: where it stood, why, and its bytes (base64), cut where `truncated`."""
-
-    schema: int = SCHEMA
-    id: str
-    topic: str
-    partition: int
-    offset: int
-    reason: Literal["undecodable", "invalid", "future", "late", "oversized"]
-    detail: str
-    appended_at: int
-    key_b64: str | None
-    value_b64: str | None
-    truncated: bool
-    size: int
-    sha256: str | None
-    headers: list[tuple[str, str | None]]
-
-    def key(self) -> bytes | None:
-        """Return the original key, or its first bytes where it was too long."""
-        return None if self.key_b64 is None else base64.b64decode(self.key_b64)
-
-    def value(self) -> bytes | None:
-        """Return the original value, or its first bytes where it was too long."""
-        return None if self.value_b64 is None else base64.b64decode(self.value_b64)
-
-
-class HistoryBucket(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A closed bucket of one product: what sold (net of returns), for how much, and what was known of it."""
-
-    schema: int = SCHEMA
-    id: str
-    product_id: str
-    bucket_start: int
-    freq: Literal["H", "D", "W"]
-    quantity: int
-    value_minor: int
-    views: int
-    carts: int
-    price: int | None
-    covariates: dict[str, float]
-    revision: int
-
-
-class Announcement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A model version to serve: its parameters inline, or its folder in the registry."""
-
-    schema: int = SCHEMA
-    model: Literal["purchase", "demand"]
-    role: Literal["champion", "shadow"]
-    name: str
-    version: str
-    params: dict[str, Any] | None = None
-    path: str | None = None
-    sha256: str | None = None
-    schema_hash: str
-    published_at: int
-    metrics: dict[str, float] = {}
-
-
-Prediction = PurchasePrediction | DemandPrediction
 
 
 def encode_purchase(
@@ -384,9 +290,11 @@ def _model(name: str, version: str) -> ModelRef:
 
 @lru_cache(maxsize=16)
 def _level_names(levels: tuple[float, ...]) -> tuple[str, ...]:
-    if not all(0.0 < level < 1.0 for level in levels) or list(levels) != sorted(set(levels)):
+    # Names hold six digits.
+    rounded = [round(level, 6) for level in levels]
+    if not all(0.0 < level < 1.0 for level in rounded) or rounded != sorted(set(rounded)):
         raise EncodeError(f"quantile levels must rise within (0, 1), not {levels}")
-    return tuple(f"{level:.6g}" for level in levels)
+    return tuple(f"{level:.6f}".rstrip("0") for level in levels)
 
 
 def _check_finite(place: str, value: Any) -> None:
