@@ -15,6 +15,7 @@ PREDICTIONS = "predictions"
 HISTORY = "tidecast.history"
 MODELS = "tidecast.models"
 DEADLETTERS = "tidecast.deadletters"
+STATUS = "tidecast.status"
 
 MARKER_HEADER = "tidecast-marker"
 REDRIVE_HEADER = "tidecast-redrive"

@@ -97,11 +97,41 @@ class DemandSettings(_Section):
 class TrainSettings(_Section):
     """Scheduled training of the sequence model."""
 
-    schedule: str = Field("0 3 * * *", description="cron, in the shop's time zone")
+    schedule: str = Field("0 3 * * *", description="cron, in the shop's time zone; empty: never")
     registry: Path = Path(".tidecast/registry")
     epochs: int = Field(20, ge=1)
     seed: int = 1
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        from croniter import croniter
+
+        if value and (len(value.split()) != 5 or not croniter.is_valid(value)):
+            raise ValueError("must be five cron fields such as '0 3 * * *' (minute hour day month weekday), or empty")
+        return value
+
+
+class ControlSettings(_Section):
+    """The control worker."""
+
+    web_host: str = "127.0.0.1"
+    web_port: int = Field(0, ge=-1, le=65_535, description="web view; 0: any free port, -1: none")
+    status_interval_s: int = Field(10, ge=1, le=3_600, description="how often the status of all workers is published")
+    status_urls: tuple[str, ...] = Field((), description="http://host:port of each worker's health")
+    sample: float | None = Field(
+        None, gt=0, le=1, description="share of subjects whose predictions are judged; empty: as many as load allows"
+    )
+    lookback_s: int = Field(3_600, ge=0, le=30 * 86_400, description="how far back in the log judging begins")
+    max_pending: int = Field(100_000, ge=1_000, description="predictions in memory that wait for their outcome")
+
+    @field_validator("status_urls")
+    @classmethod
+    def _http(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(url.startswith(("http://", "https://")) for url in value):
+            raise ValueError('must be a list of addresses such as ["http://127.0.0.1:9100"]')
+        return value
 
 
 class RuntimeSettings(_Section):
@@ -131,6 +161,7 @@ class Settings(BaseSettings):
     learn: LearnSettings = LearnSettings()
     demand: DemandSettings = DemandSettings()
     train: TrainSettings = TrainSettings()
+    control: ControlSettings = ControlSettings()
     runtime: RuntimeSettings = RuntimeSettings()
 
     @classmethod

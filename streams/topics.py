@@ -21,6 +21,7 @@ from streams.records import (
     ORDERS,
     PLAN,
     PREDICTIONS,
+    STATUS,
 )
 from streams.settings import Settings
 from streams.topologies.stage import Stage
@@ -58,6 +59,7 @@ def wanted(settings: Settings) -> list[Topic]:
         Topic(HISTORY, compacted),
         Topic(MODELS, compacted, single=True),
         Topic(DEADLETTERS, {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": "4000000"}),
+        Topic(STATUS, {"cleanup.policy": "compact,delete", "retention.ms": str(_DAY_MS)}, single=True),
     ]
 
 
