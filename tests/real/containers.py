@@ -23,8 +23,8 @@ from testcontainers.core.container import DockerContainer
 from streams.children import free_port
 from tests.real.servers import TEST_PROPERTIES, ServerError
 
-KAFKA_IMAGE = "apache/kafka:4.1.0"
-REDIS_IMAGE = "redis:7"
+KAFKA_IMAGE = os.environ.get("KAFKA_IMAGE", "apache/kafka:4.1.0")
+REDIS_IMAGE = os.environ.get("REDIS_IMAGE", "redis:7")
 
 
 class _Container:
