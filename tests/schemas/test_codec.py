@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from schemas import codec, events, wire
 from schemas.codec import DecodeError
+from schemas.contracts import contracts
 from tests.schemas import strategies as near
 
 EXAMPLES = 400
@@ -94,7 +96,9 @@ def test_pydantic_alone_agrees_where_the_grammar_holds(data: bytes) -> None:
         pairs = json.loads(data, object_pairs_hook=list, parse_int=wire._int)
     except DecodeError:
         return
-    if len(pairs) != len(value) or b"9" * 300 in data:  # jiter refuses digits beyond 4,300 even where nobody reads them
+    if (
+        len(pairs) != len(value) or b"9" * 300 in data
+    ):  # jiter refuses digits beyond 4,300 even in fields that nobody reads
         return
     try:
         alone: Any = events.ClickEvent.model_validate_json(data)
@@ -104,3 +108,115 @@ def test_pydantic_alone_agrees_where_the_grammar_holds(data: bytes) -> None:
         assert events.parse_click(data) == alone
     except DecodeError:
         assert alone is None
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_the_schema_takes_what_the_contract_takes(kind: str) -> None:
+    """The published JSON Schema refuses nothing that the contract accepts."""
+    _, parse, strategy = PAIRS[kind]
+    name = {"click": "clickstream", "order": "orders"}.get(kind, kind)
+    validator = jsonschema.Draft202012Validator(contracts()[name].schema)
+
+    @settings(max_examples=150, deadline=None)
+    @given(strategy)
+    def law(data: bytes) -> None:
+        try:
+            parse(data)
+        except DecodeError:
+            return
+        assert validator.is_valid(json.loads(data))
+
+    law()
+
+
+CLICK = b'{"event_id":"e","type":"view","time":0,"product_id":"p"%s}'
+
+
+@pytest.mark.parametrize(
+    ("more", "reason", "field"),
+    [
+        (b',"quantity":0', "invalid", "quantity"),
+        (b',"quantity":1000001', "invalid", "quantity"),
+        (b',"quantity":true', "invalid", "quantity"),
+        (b',"quantity":1.0', "invalid", "quantity"),
+        (b',"quantity":"1"', "invalid", "quantity"),
+        (b',"quantity":null', "invalid", "quantity"),
+        (b',"quantity":2,"unit_price":9007199254740992', "invalid", "unit_price"),
+        (b',"unit_price":-1', "invalid", "unit_price"),
+        (b',"unit_price":9007199254740993', "invalid", "unit_price"),
+        (b',"unit_price":1e400', "invalid", "unit_price"),
+        (b',"unit_price":' + b"9" * 5_000, "invalid", "unit_price"),
+        (b',"unit_price":12.5', "invalid", "unit_price"),
+        (b',"currency":"eur"', "invalid", "currency"),
+        (b',"currency":"EU1"', "invalid", "currency"),
+        (b',"currency":"EURO"', "invalid", "currency"),
+        (b',"currency":"\xc3\x84\xc3\x96\xc3\x9c"', "invalid", "currency"),
+        (b',"type":"buy"', "invalid", "type"),
+        (b',"type":null', "invalid", "type"),
+        (b',"time":-1', "invalid", "time"),
+        (b',"time":4102444800000', "invalid", "time"),
+        (b',"time":0.5', "invalid", "time"),
+        (b',"time":true', "invalid", "time"),
+        (b',"time":"yesterday"', "invalid", "time"),
+        (b',"event_id":""', "invalid", "event_id"),
+        (b',"event_id":"a\\u0000b"', "invalid", "event_id"),
+        (b',"user_id":"' + b"x" * 201 + b'"', "invalid", "user_id"),
+        (b',"product_id":null', "invalid", "product_id"),
+        (b',"query":"\\ud800"', "undecodable", ""),
+        (b',"query":NaN', "undecodable", ""),
+        (b',"stranger":NaN', "undecodable", ""),
+        (b',"stranger":"\xff"', "undecodable", ""),
+        (b',"stranger":' + b"[" * 5_000 + b"]" * 5_000, "undecodable", ""),
+        (b',"query":"' + b"x" * (1 << 20) + b'"', "oversized", ""),
+    ],
+)
+def test_a_refusal_names_reason_and_field(more: bytes, reason: str, field: str) -> None:
+    """Both readers give the same reason, and both details name the field."""
+    for read in (codec.decode_click, events.parse_click):
+        with pytest.raises(DecodeError) as caught:
+            read(CLICK % more)
+        assert caught.value.reason == reason
+        assert field in caught.value.detail
+
+
+@pytest.mark.parametrize("field", ["event_id", "type", "time", "product_id"])
+def test_a_missing_field_is_named(field: str) -> None:
+    """A click without a required field is invalid, and the detail says which."""
+    value = {"event_id": "e", "type": "view", "time": 0, "product_id": "p"}
+    del value[field]
+    for read in (codec.decode_click, events.parse_click):
+        with pytest.raises(DecodeError, match=rf"^invalid.*{field}"):
+            read(json.dumps(value).encode())
+
+
+def test_a_wrong_value_that_is_repeated_right_is_right() -> None:
+    """Of a repeated key the last value counts, even where an earlier one is wrong."""
+    assert codec.decode_click(CLICK % b',"quantity":[],"quantity":3').quantity == 3
+
+
+def test_an_unknown_field_is_ignored() -> None:
+    """Producers may be newer than their readers, so long as what they send is JSON."""
+    assert codec.decode_click(CLICK % b',"stranger":{"a":[1e400,"\\u0000"]}').product_id == "p"
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_encoding_is_undone_by_decoding(kind: str) -> None:
+    """What was decoded, encoded and decoded again is the same event."""
+    decode, _, strategy = PAIRS[kind]
+
+    @settings(max_examples=150, deadline=None)
+    @given(strategy)
+    def law(data: bytes) -> None:
+        try:
+            event = decode(data)
+        except DecodeError:
+            return
+        assert decode(codec.encode_event(event)) == event
+
+    law()
+
+
+def test_decoded_events_are_frozen() -> None:
+    """Nobody changes an event once it was read."""
+    with pytest.raises(AttributeError):
+        codec.decode_click(CLICK % b"").time = 1  # type: ignore[misc]
