@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from schemas.codec import Click
 from schemas.internal import decode_examples
 from schemas.outputs import PurchasePrediction, decode_dead_letter, decode_prediction
 
-from models import evaluation
 from streams.backtest.feed import Feed
 from streams.backtest.files import CsvRows, csv_file, make_folder, stamp, write_json
 from streams.backtest.promises import Promise, Promises
-from streams.backtest.report import calibration_page
+from streams.backtest.report import calibration_chart, heading, table, write_page
+from streams.backtest.scores import Scores
 from streams.backtest.sessions import Sessions
 from streams.driver import TopologyDriver
 from streams.errors import SourceError
@@ -73,7 +71,7 @@ def backtest_purchase(
         run.close()
     seconds = time.perf_counter() - started
     report(Progress(run.feed.events, run.feed.time or 0, 1.0))
-    metrics = {
+    metrics: dict[str, Any] = {
         "source": source.name,
         "models": {name: scores.metrics() for name, scores in run.scores.items()},
         "counts": run.counts(source),
@@ -82,7 +80,15 @@ def backtest_purchase(
         "events_per_s": round(run.feed.events / seconds, 1),
     }
     write_json(out / "metrics.json", metrics)
-    calibration_page(out / "report.html", metrics)
+    write_page(
+        out / "report.html",
+        f"Purchase backtest of {source.name}",
+        [
+            table("model", metrics["models"]),
+            heading("Calibration"),
+            calibration_chart({name: scores.calibration() for name, scores in run.scores.items()}),
+        ],
+    )
     return metrics
 
 
@@ -97,25 +103,6 @@ def _settings(settings: Settings, source: Source, horizon_s: int | None) -> Sett
             "shop": settings.shop.model_copy(update={"timezone": source.timezone}),
         }
     )
-
-
-@dataclass(slots=True)
-class Scores:
-    """Probabilities and labels of one model, 9 bytes a click."""
-
-    probabilities: array[float] = field(default_factory=lambda: array("d"))
-    labels: bytearray = field(default_factory=bytearray)
-
-    def add(self, probability: float, label: bool) -> None:
-        """Add a settled click."""
-        self.probabilities.append(probability)
-        self.labels.append(label)
-
-    def metrics(self) -> dict[str, Any]:
-        """Return the figures; None where there is nothing to take them of."""
-        chances = np.frombuffer(self.probabilities, dtype=np.float64) if self.probabilities else np.empty(0)
-        labels = np.frombuffer(bytes(self.labels), dtype=np.uint8).astype(np.float64)
-        return purchase_metrics(chances, labels)
 
 
 class _Run:

@@ -1,0 +1,62 @@
+"""`tidecast backtest`: the same topologies over files, without a broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Run the same topologies over files, and score what they say.")
+
+_Source = Annotated[Path, typer.Argument(help="SOURCE.toml: what the shop's files look like", show_default=False)]
+_Out = Annotated[Path, typer.Option(help="folder for what comes out; made if needed", show_default=False)]
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the kinds of backtest subcommands."""
+
+
+@app.command()
+def purchase(
+    source: _Source,
+    out: _Out,
+    start: Annotated[str | None, typer.Option("--from", help="write rows for clicks from this time on")] = None,
+    horizon: Annotated[int | None, typer.Option(help="seconds; else score.horizon_s", min=60, max=7_776_000)] = None,
+) -> None:
+    """Predict each click of SOURCE with what was known then, and learn from outcomes as they became known.
+
+    Writes predictions.csv, metrics.json and report.html into the folder of --out; the last line of standard output is
+    metrics.json on one line. --from is ISO 8601, in the source's time zone where it names none; what was before is
+    learnt from, but has no rows.
+    """
+    import json
+
+    from streams.backtest.purchase import backtest_purchase
+    from streams.cli._progress import EventProgress
+    from streams.settings import load_settings
+    from streams.sources import open_source
+
+    shop = open_source(source)
+    from_ms = 0 if start is None else _time(start, shop.timezone)
+    with EventProgress(f"backtest {shop.name}") as shown:
+        metrics = backtest_purchase(
+            shop,
+            load_settings(),
+            out,
+            from_ms=from_ms,
+            horizon_s=horizon,
+            report=lambda p: shown.update(p.events, p.time_ms, p.done),
+        )
+    typer.echo(json.dumps(metrics))
+
+
+def _time(text: str, timezone: str) -> int:
+    from streams.errors import ConfigurationError
+    from streams.sources.values import BadValue, time_reader
+
+    try:
+        return time_reader(None, None, timezone)(text)
+    except BadValue:
+        raise ConfigurationError(f"--from {text}: is no time; give ISO 8601, such as 2014-07-01T00:00:00Z") from None
