@@ -74,11 +74,12 @@ class KafkaContainer(_Container):
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": "1@localhost:9093",
-            "listeners": "PLAINTEXT://:9092,CONTROLLER://:9093",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            # The broker also talks to itself (transactions), and from inside cannot reach the host's port.
+            "listeners": "OUTSIDE://:9092,INSIDE://:9094,CONTROLLER://:9093",
+            "advertised.listeners": f"OUTSIDE://127.0.0.1:{self.port},INSIDE://localhost:9094",
+            "listener.security.protocol.map": "OUTSIDE:PLAINTEXT,INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
-            "inter.broker.listener.name": "PLAINTEXT",
+            "inter.broker.listener.name": "INSIDE",
         }
         for name, value in values.items():
             self._container.with_env("KAFKA_" + name.upper().replace(".", "_"), str(value))

@@ -1,0 +1,49 @@
+# Tidecast in two flavours: `worker` (the default, no torch) and `train` (torch, whose Linux wheel brings CUDA).
+#
+#   docker build -t tidecast .
+#   docker build -t tidecast-train --target train .
+#
+# BASE may be any image with Python 3.11 and glibc; BUILD_BASE may add what pip needs (an index, certificates).
+ARG BASE=python:3.11-slim-bookworm
+ARG BUILD_BASE=${BASE}
+
+FROM ${BUILD_BASE} AS build
+WORKDIR /src
+RUN python3 -m venv /opt/tidecast
+ENV PATH=/opt/tidecast/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# Dependencies first, from their declaration alone: a change of code does not install them again.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+      > requirements.txt \
+ && pip install -c constraints.txt -r requirements.txt
+COPY README.md LICENSE ./
+COPY schemas schemas
+COPY features features
+COPY models models
+COPY streams streams
+RUN pip install --no-deps .
+
+FROM build AS build-train
+RUN pip install -c constraints.txt '.[train]'
+
+FROM ${BASE} AS base
+RUN useradd --system --uid 10001 --home-dir /var/lib/tidecast --create-home tidecast \
+ && install -d -o tidecast -g tidecast /var/lib/tidecast/registry
+ENV PATH=/opt/tidecast/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    NUMBA_CACHE_DIR=/var/lib/tidecast/numba \
+    TIDECAST_RUNTIME__METRICS_HOST=0.0.0.0 \
+    TIDECAST_RUNTIME__METRICS_PORT=8080 \
+    TIDECAST_TRAIN__REGISTRY=/var/lib/tidecast/registry
+USER tidecast
+WORKDIR /var/lib/tidecast
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tidecast"]
+CMD ["--help"]
+
+FROM base AS train
+COPY --from=build-train /opt/tidecast /opt/tidecast
+
+FROM base AS worker
+COPY --from=build /opt/tidecast /opt/tidecast
