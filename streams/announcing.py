@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -14,7 +14,7 @@ from streams.records import MODELS
 from streams.serving import registry_of
 from streams.settings import Settings
 
-DEMAND = "demand"
+DEMAND: Final = "demand"
 SEASONAL = ("seasonal", "1")
 """Name and version of the forecast that serves where nothing was promoted over it."""
 

@@ -11,14 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
+from schemas.codec import DecodeError
 from streams.records import MARKER_HEADER, Headers, Input, Output, Record
 from streams.runtime.assignment import open_task
 from streams.runtime.recovery import Committed
-from streams.runtime.task import Batch, Task
+from streams.runtime.task import Batch, Task, dead_letter
 from streams.settings import Settings
 from streams.store import MemoryStore
 from streams.topics import wanted
-from streams.topologies.stage import Stage
+from streams.topologies.stage import Rejected, Stage
 
 
 class MemoryLog:
@@ -28,7 +29,9 @@ class MemoryLog:
         self._records: dict[Input, list[Record]] = defaultdict(list)
         self._first: dict[Input, int] = defaultdict(int)
 
-    def append(self, input_: Input, key: bytes | None, value: bytes | None, appended_at: int, headers: Headers) -> Record:
+    def append(
+        self, input_: Input, key: bytes | None, value: bytes | None, appended_at: int, headers: Headers
+    ) -> Record:
         """Append one record and return it with its offset."""
         record = Record(input_, self.bounds(input_)[1], key, value, appended_at, headers)
         self._records[input_].append(record)
@@ -219,7 +222,10 @@ class TopologyDriver:
         for topic in stage.tables:
             input_ = Input(topic, 0)
             for record in self.log.read(input_, self._read_tables.get((stage.name, input_), 0)):
-                stage.on_table(record)
+                try:
+                    stage.on_table(record)
+                except DecodeError as error:
+                    self._produce(dead_letter(record, Rejected(error.reason, error.detail)))
                 self._read_tables[stage.name, input_] = record.offset + 1
 
     def _work(self, stage: Stage, task: Task) -> bool:
@@ -266,5 +272,3 @@ class TopologyDriver:
             floors[input_] = min(fed, floors.get(input_, fed))
         for input_, offset in floors.items():
             self.log.forget(input_, offset)
-
-

@@ -34,8 +34,8 @@ def base_config(settings: Settings) -> dict[str, Any]:
     kafka = settings.kafka
     if not kafka.bootstrap_servers:
         raise ConfigurationError(
-            "kafka.bootstrap_servers is not set; set TIDECAST_KAFKA__BOOTSTRAP_SERVERS=host:port, or use `tidecast run` "
-            "without a role for the embedded broker"
+            "kafka.bootstrap_servers is not set; set TIDECAST_KAFKA__BOOTSTRAP_SERVERS=host:port, "
+            "or use `tidecast run` without a role for the embedded broker"
         )
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,
@@ -150,7 +150,9 @@ def read_to_end(
         while waiting:
             messages = consumer.consume(1_000, timeout=timeout_s)
             if not messages:
-                raise TidecastError(f"{', '.join(map(str, sorted(waiting)))}: no answer from Kafka in {timeout_s:.0f} s")
+                raise TidecastError(
+                    f"{', '.join(map(str, sorted(waiting)))}: no answer from Kafka in {timeout_s:.0f} s"
+                )
             for message in messages:
                 error = message.error()
                 if error is not None:

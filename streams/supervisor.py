@@ -83,9 +83,7 @@ class Supervisor:
         port = free_port()
         environment = {**self.environment, "TIDECAST_RUNTIME__METRICS_PORT": str(port)}
         log = self.log_dir / f"{role}.log" if self.log_dir is not None else None
-        process = start_child(
-            [sys.executable, "-m", "streams.cli", "run", "--role", role], env=environment, log=log
-        )
+        process = start_child([sys.executable, "-m", "streams.cli", "run", "--role", role], env=environment, log=log)
         return _Child(role, process, port, time.monotonic(), restarts)
 
 

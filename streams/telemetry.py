@@ -30,7 +30,9 @@ class Telemetry:
             buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=self.registry,
         )
-        self.tally = Gauge("tidecast_tally", "Exact tallies, part of the checkpoint", ["task", "what"], registry=self.registry)
+        self.tally = Gauge(
+            "tidecast_tally", "Exact tallies, part of the checkpoint", ["task", "what"], registry=self.registry
+        )
         self.watermark = Gauge("tidecast_watermark_ms", "Event-time watermark", ["task"], registry=self.registry)
         self.dirty = Gauge("tidecast_unflushed_rows", "Rows not yet in the store", ["task"], registry=self.registry)
         self.paused = Gauge("tidecast_paused", "1 while waiting for the store", registry=self.registry)

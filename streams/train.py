@@ -104,9 +104,7 @@ def run_training(
     return {
         "version": card.version,
         "decision": result.decision,
-        "wql_lstm": result.wql,
-        "wql_seasonal": result.wql_seasonal,
-        **{k: v for k, v in result.metrics().items() if k not in ("wql", "wql_seasonal")},
+        **{"wql_lstm" if name == "wql" else name: value for name, value in result.metrics().items()},
         "buckets": panel.buckets,
         "epochs": len(trained.history),
         "best_epoch": trained.best_epoch,

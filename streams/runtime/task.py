@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+
 from schemas.codec import DecodeError, decode_marker
 from schemas.outputs import encode_dead_letter
-
 from streams.records import DEADLETTERS, MARKER_HEADER, REDRIVE_HEADER, Input, Output, Record
 from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
 from streams.runtime.dedup import Dedup
@@ -260,7 +260,7 @@ class Task:
             if kind is not None:
                 time = decode_marker(record.value or b"").time
                 if time > record.appended_at + self._ahead_ms:
-                    raise DecodeError("future", f"marker time {time} is after its append time {record.appended_at}")
+                    return 0, Rejected("future", f"marker time {time} is after its append time {record.appended_at}")
                 return time, TimeMarker(time, kind == b"end")
             item = self.stage.decode(record)
         except DecodeError as error:

@@ -14,18 +14,19 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from schemas.codec import DecodeError
 from streams import kafka
 from streams.errors import CheckpointConflict, Fenced, RecoveryError, StoreUnavailable, TidecastError
-from streams.records import MARKER_HEADER, Input, Output
+from streams.records import MARKER_HEADER, Input, Output, Record
 from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
 from streams.runtime.tables import Tables
-from streams.runtime.task import Batch, Task
+from streams.runtime.task import Batch, Task, dead_letter
 from streams.settings import Settings
 from streams.telemetry import Telemetry
 from streams.topics import check_partitions
-from streams.topologies.stage import Stage
+from streams.topologies.stage import Rejected, Stage
 
 _LOG = logging.getLogger("tidecast.worker")
 _FETCH_AHEAD_BATCHES = 8
@@ -69,6 +70,7 @@ class Worker:
         self._checkpointed = 0.0
         self._stopping = False
         self._tables: Tables | None = None
+        self._unreadable: list[tuple[Record, Rejected]] = []
         telemetry.status = self.status
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -217,10 +219,31 @@ class Worker:
             return
         while True:
             for record in tables.poll(timeout_s=0.0 if tables.caught_up else 0.2):
-                if self._stage.on_table(record):
-                    hooks.reach("after_model_swap")
+                try:
+                    if self._stage.on_table(record):
+                        hooks.reach("after_model_swap")
+                except DecodeError as error:
+                    self._unreadable.append((record, Rejected(error.reason, error.detail)))
             if tables.caught_up or self._stopping:
-                return
+                break
+        if self._unreadable and 0 in self._tasks:
+            self._bury_unreadable()
+
+    def _bury_unreadable(self) -> None:
+        """Send what could not be read of a table to the dead letters: once, by the owner of task 0."""
+        topics = {record.input for record, _ in self._unreadable}
+        buried = committed_offsets(self._consumer, self._prefix, sorted(topics))
+        outputs = [
+            dead_letter(record, rejected)
+            for record, rejected in self._unreadable
+            if record.input not in buried or record.offset >= buried[record.input].offset
+        ]
+        ends = {record.input: record.offset + 1 for record, _ in self._unreadable}
+        if outputs:
+            self._transact(
+                outputs, [TopicPartition(self._prefix + i.topic, i.partition, end) for i, end in ends.items()]
+            )
+        self._unreadable.clear()
 
     def _can_take(self, task: Task) -> bool:
         return any(task.buffered(input_) for input_ in task.inputs) and (task.recovering or not task.held_back_by())
@@ -419,9 +442,7 @@ class Worker:
         period = task.expiry_period()
         if period is None or task.watermark is None:
             return
-        old, looked_at = self._store.old_keys(
-            task.name, period, task.watermark - self._stage.memory_ms, _SWEEP_ROWS
-        )
+        old, looked_at = self._store.old_keys(task.name, period, task.watermark - self._stage.memory_ms, _SWEEP_ROWS)
         task.expire(period, old, looked_at, complete=looked_at < _SWEEP_ROWS)
 
     def _tell_unflushed(self) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from zlib import crc32
 
 import msgspec
+
 from features.products import ProductFeatures
 from schemas.codec import Catalog, DecodeError, Plan, decode_catalog, decode_plan
 from schemas.internal import ActivityBatch, ActivityRow, EventKind, decode_activity
 from schemas.outputs import decode_announcement, encode_demand, encode_history
-
 from streams.records import (
     ACTIVITY,
     CATALOG,
@@ -76,18 +76,16 @@ class DemandStage:
         return item.watermark or 0, ""
 
     def on_table(self, record: Record) -> bool:
-        """Take a catalog or plan entry, or swap the champion."""
+        """Take a catalog or plan entry, or swap the champion. Raises DecodeError for what cannot be read."""
         if record.value is None:
             return False
         if record.input.topic == MODELS:
             if record.key is None or not record.key.startswith(b"demand/"):
                 return False
             return self.champion.announce(decode_announcement(record.value))
-        fact: Catalog | Plan
-        try:
-            fact = decode_catalog(record.value) if record.input.topic == CATALOG else decode_plan(record.value)
-        except DecodeError:
-            return False  # the worker sends it to the dead letters
+        fact: Catalog | Plan = (
+            decode_catalog(record.value) if record.input.topic == CATALOG else decode_plan(record.value)
+        )
         self.facts.learn(fact)
         return False
 
@@ -216,9 +214,7 @@ class _DemandState:
             self._close_until(self.watermark(), step, outputs)
         return outputs
 
-    def _apply(
-        self, rows: Sequence[ActivityRow], version: tuple[int, int], step: Step, outputs: list[Output]
-    ) -> None:
+    def _apply(self, rows: Sequence[ActivityRow], version: tuple[int, int], step: Step, outputs: list[Output]) -> None:
         self._features.apply(
             [row.product_id for row in rows],
             [row.kind for row in rows],

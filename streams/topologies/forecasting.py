@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from models.buckets import CONTEXT, SEASON, Freq
 from models.seasonal import MEMORY, QUANTILES
 from models.seasonal import forecast as seasonal_forecast
+
+from models.buckets import CONTEXT, SEASON, Freq
 from models.sequence import History, SequenceForecaster
 from schemas.outputs import Announcement
-
 from streams.settings import Settings
 from streams.topologies.calendar import Calendar
 from streams.topologies.facts import Facts
@@ -67,7 +67,6 @@ class Champion:
         if announcement.version == self._version:
             return False
         from models.registry import RegistryError
-
         from streams.serving import load_announced
 
         try:
@@ -78,9 +77,7 @@ class Champion:
         self._sequence, self._version = loaded, announcement.version
         return True
 
-    def forecast(
-        self, products: Sequence[str], series: Sequence[Series], number: int, facts: Facts
-    ) -> list[Forecast]:
+    def forecast(self, products: Sequence[str], series: Sequence[Series], number: int, facts: Facts) -> list[Forecast]:
         """Forecast the buckets after `number` of each product."""
         horizon = self._settings.demand.horizon
         sequence = self._sequence

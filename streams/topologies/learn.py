@@ -13,7 +13,6 @@ from models.online import PurchaseLearner, Snapshot
 from schemas.codec import DecodeError
 from schemas.internal import ExampleBatch, decode_examples
 from schemas.outputs import encode_announcement
-
 from streams.records import DEADLETTERS, EXAMPLES, MODELS, Input, Output, Record
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+
 from schemas.codec import Order, OrderLine
 
 _LINES_KEPT = 100

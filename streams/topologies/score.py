@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+
 from features.columns import EventColumns
 from features.engine import ScoreFeatures
 from models.linear import LinearModel, prior
@@ -28,7 +29,6 @@ from schemas.internal import (
     encode_examples,
 )
 from schemas.outputs import decode_announcement, encode_purchase
-
 from streams.records import (
     ACTIVITY,
     CLICKSTREAM,

@@ -171,7 +171,7 @@ class Stage(Protocol):
         ...
 
     def on_table(self, record: Record) -> bool:
-        """Take a record of a table topic between batches; say whether a model was swapped."""
+        """Take a record of a table topic between batches; say whether a model was swapped. Raises DecodeError."""
         ...
 
     def open(self, partition: int, tasks: int) -> State:

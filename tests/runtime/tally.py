@@ -1,4 +1,4 @@
-"""A trivial stage: per user, how many events and the sum of their times, said after every event. Order matters to it."""
+"""A trivial stage: per user, a count and a rolling digest of events, said after every event. Order matters to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_order
-
 from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, Input, Output, Record
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
