@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from features.columns import TIME_END, EventColumns, FeatureError, ints
 from features.hashing import hash_texts
 from features.kernel import apply_events, blocks_needed
-from features.layout import BLOCK, BLOCK_TILES, KINDS, NONE, PRODUCT_HASH, USER_WORDS, WIDTH
+from features.layout import BLOCK, BLOCK_TILES, KINDS, LEVELS, NONE, PRODUCT_HASH, TOTALS, USER_WORDS, WIDTH
 from features.packed import check, joined, split
 from features.product_kernel import product_features
 from features.products import ProductTable
@@ -52,6 +52,7 @@ class ScoreFeatures:
         self._extra = np.zeros(64, np.int64)
         self._tiles = np.empty((0, BLOCK_TILES, KINDS), np.int32)
         self._spend = np.empty((0, BLOCK_TILES), np.int64)
+        self._totals = np.empty((0, *TOTALS), np.int64)
         self._free = np.zeros(1, np.int64)
         self._products = ProductTable()
         self.session_ends: list[tuple[int, str, int]] = []
@@ -85,7 +86,7 @@ class ScoreFeatures:
             self._extra = np.zeros(len(self._users.dirty), np.int64)
         buffer, ends = joined(rows)
         self._reserve(len(rows))
-        wrong = unpack_users(buffer, ends, slots, self._rows, self._tiles, self._spend, self._free)
+        wrong = unpack_users(buffer, ends, slots, self._rows, self._tiles, self._spend, self._totals, self._free)
         if wrong >= 0:
             raise FeatureError(f"row of user {list(rows)[wrong]!r}: not a packed row; drop it and rebuild from the log")
 
@@ -148,11 +149,14 @@ class ScoreFeatures:
         self._reserve(blocks_needed(self._rows, slots, self._extra))
         ends = np.empty(count, np.int64)
         table = self._products
-        product_features(table.rows, table.tiles, table.kept_at, table.kept, products, times, prices, out)
+        product_features(
+            table.rows, table.tiles, table.kept_at, table.kept, products, times, prices, out, *table.scratch
+        )
         apply_events(
             self._rows,
             self._tiles,
             self._spend,
+            self._totals,
             self._free,
             slots,
             kinds,
@@ -164,6 +168,8 @@ class ScoreFeatures:
             undos,
             out,
             ends,
+            np.empty((3, LEVELS), np.int64),
+            np.empty((LEVELS + 1, KINDS + 1), np.int64),
         )
         self._users.dirty[slots] = True
         self._users.touch(slots)
@@ -229,6 +235,7 @@ class ScoreFeatures:
         size = max(2 * have, have + blocks, 64)
         self._tiles = grown(self._tiles, size)
         self._spend = grown(self._spend, size)
+        self._totals = grown(self._totals, size)
         self._free = grown(self._free, size + 1)
         self._free[1 + height : 1 + height + size - have] = np.arange(have, size)
         self._free[0] = height + size - have

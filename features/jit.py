@@ -16,6 +16,7 @@ from numba import njit
 
 _HERE = Path(__file__).parent
 _SOURCES = (
+    "jit.py",
     "sets.py",
     "layout.py",
     "hashing.py",
@@ -31,7 +32,7 @@ _STAMP = hashlib.blake2b(b"".join((_HERE / name).read_bytes() for name in _SOURC
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile `function` on first use with ``njit(cache=True)``, cached under the content of all kernels."""
-    dispatcher = njit(cache=True)(function)
+    dispatcher = njit(cache=True, error_model="numpy", _nrt=False)(function)
     dispatcher._cache._cache_file._source_stamp = _STAMP
     compiled: Callable[..., Any] = dispatcher
     return compiled
@@ -39,5 +40,5 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a helper that only kernels call; it lives inside their cached code."""
-    compiled: Callable[..., Any] = njit(function)
+    compiled: Callable[..., Any] = njit(error_model="numpy", _nrt=False)(function)
     return compiled

@@ -26,7 +26,9 @@ from features.layout import (
     FINEST_MS,
     FLUSHED,
     FRESH,
+    INTEREST_AT,
     INTEREST_LEVEL,
+    INTEREST_SUM,
     INTEREST_WEIGHTS,
     KEY,
     KIND_MASK,
@@ -51,6 +53,7 @@ from features.layout import (
     SESSION_KEY,
     SESSION_START,
     SESSION_VIEWS,
+    SPEND,
     TIME,
     UNDO_MASK,
     USER_COUNTS,
@@ -61,10 +64,8 @@ from features.layout import (
     WEEK_START_MS,
     WISH,
 )
-from features.log import amount_of, flush, insert
+from features.log import amount_of, clear_block, flush, insert, place_of, tiles_of
 from features.sets import DAY, DISTINCT_LIMIT, HOUR, MEMORY_MS, MINUTE, RETURN_PRIOR
-
-SPEND = KINDS  # the last column of the accumulators
 
 _RATE = COLUMN["user_return_rate_30d"]
 _INTEREST = COLUMN["user_interest"]
@@ -93,57 +94,78 @@ def _since(time, last):
 
 @helper
 def _log_windows(row, at, starts, sums):
-    """Add the log up to entry `at` to `sums` (windows, kinds and money); return its share of the interest."""
-    time = row[TIME + at]
+    """Write the log up to entry `at` into `sums` (windows, kinds and money); return its share of the interest."""
     interest = np.int64(0)
-    now = time // _INTEREST_MS
+    now = row[TIME + at] // _INTEREST_MS
+    for level in range(LEVELS + 1):
+        for lane in range(KINDS + 1):
+            sums[level, lane] = 0
     for j in range(at + 1):
         stamp = row[TIME + j]
         kind = row[META + j] & KIND_MASK
-        for level in range(LEVELS):
-            if stamp >= starts[level]:
-                sums[level, kind] += 1
+        # the shortest window that holds it; longer ones are summed up below
+        sums[_narrowest(stamp, starts), kind] += 1
         if kind == VIEW:
             if stamp >= starts[INTEREST_LEVEL]:
                 interest += INTEREST_WEIGHTS[now - stamp // _INTEREST_MS]
-        elif kind >= PURCHASE:
+        elif kind == PURCHASE:
+            sums[_narrowest(stamp, starts), SPEND] += row[AMOUNT + j] >> 16
+        elif kind > PURCHASE:
             amount = row[AMOUNT + j]
-            sign = 1
-            if kind != PURCHASE:
-                undo = amount & UNDO_MASK
-                if undo == 0:
-                    continue
-                sign = -1
-                stamp = (stamp // FINEST_MS + 1 - undo) * FINEST_MS
-            for level in range(LEVELS):
-                if stamp >= starts[level]:
-                    sums[level, SPEND] += sign * (amount >> 16)
-                    if sign < 0:
-                        sums[level, PURCHASE] -= 1
+            undo = amount & UNDO_MASK
+            if undo > 0:
+                level = _narrowest((stamp // FINEST_MS + 1 - undo) * FINEST_MS, starts)
+                sums[level, PURCHASE] -= 1
+                sums[level, SPEND] -= amount >> 16
+    for level in range(1, LEVELS):
+        for lane in range(KINDS + 1):
+            sums[level, lane] += sums[level - 1, lane]
     return interest
 
 
 @helper
-def _tile_windows(tiles, spend, newest, time, sums):
-    """Add the tiles, whose newest stamp is `newest`, to `sums`; return their share of the interest."""
-    interest = np.int64(0)
+def _narrowest(stamp, starts):
+    """Return the index of the shortest window that holds `stamp`, LEVELS if none does."""
+    return int(stamp < starts[0]) + int(stamp < starts[1]) + int(stamp < starts[2]) + int(stamp < starts[3])
+
+
+@helper
+def _add_tiles(tiles, spend, level, first, last, sign, sums):
+    """Add the tiles [first, last] of a ring to `sums`, or take them away."""
+    if first > last:
+        return
+    at = place_of(level, first)
+    end = LEVEL_OFFSET[level + 1]
+    for _ in range(last - first + 1):
+        for lane in range(KINDS):
+            sums[level, lane] += sign * tiles[at, lane]
+        sums[level, SPEND] += sign * spend[at]
+        at += 1
+        if at == end:
+            at = LEVEL_OFFSET[level]
+
+
+@helper
+def _tile_windows(tiles, spend, totals, newest, now, sums):
+    """Add the tiles, whose newest are `newest` (levels,), to `sums` as of the tiles `now`; return their interest."""
     for level in range(LEVELS):
         length = LEVEL_TILES[level]
-        now = time // LEVEL_MS[level]
-        last = newest // LEVEL_MS[level]
-        first = max(now, last) - length + 1
-        last = min(now, last)
-        at = first % length
-        for tile in range(first, last + 1):
-            place = LEVEL_OFFSET[level] + at
-            for lane in range(KINDS):
-                sums[level, lane] += tiles[place, lane]
-            sums[level, SPEND] += spend[place]
-            if level == INTEREST_LEVEL:
-                interest += INTEREST_WEIGHTS[now - tile] * tiles[place, VIEW]
-            at += 1
-            if at == length:
-                at = 0
+        first = max(now[level], newest[level]) - length + 1
+        last = min(now[level], newest[level])
+        if last == newest[level] and 2 * (last - first + 1) > length:
+            for lane in range(KINDS + 1):
+                sums[level, lane] += totals[level, lane]
+            _add_tiles(tiles, spend, level, last - length + 1, first - 1, -1, sums)
+        else:
+            _add_tiles(tiles, spend, level, first, last, 1, sums)
+    level = INTEREST_LEVEL
+    if totals[LEVELS, INTEREST_AT] == now[level]:
+        return totals[LEVELS, INTEREST_SUM]
+    interest = np.int64(0)
+    for tile in range(max(now[level], newest[level]) - LEVEL_TILES[level] + 1, min(now[level], newest[level]) + 1):
+        interest += INTEREST_WEIGHTS[now[level] - tile] * tiles[place_of(level, tile), VIEW]
+    totals[LEVELS, INTEREST_AT] = now[level]
+    totals[LEVELS, INTEREST_SUM] = interest
     return interest
 
 
@@ -207,16 +229,17 @@ def _context(time, kind, price, out):
 
 
 @helper
-def _vector(row, at, tiles, spend, starts, sums, out):
+def _vector(row, at, tiles, spend, totals, scratch, sums, out):
     """Write the user's and the session's features as of entry `at`; return whether it opens its session."""
-    time = row[TIME + at]
+    now, newest, starts = scratch[0], scratch[1], scratch[2]
+    tiles_of(row[TIME + at], now)
     for level in range(LEVELS):
-        starts[level] = (time // LEVEL_MS[level] - LEVEL_TILES[level] + 1) * LEVEL_MS[level]
-        for lane in range(KINDS + 1):
-            sums[level, lane] = 0
+        starts[level] = (now[level] - LEVEL_TILES[level] + 1) * LEVEL_MS[level]
     interest = _log_windows(row, at, starts, sums)
-    if row[BLOCK] >= 0:
-        interest += _tile_windows(tiles[row[BLOCK]], spend[row[BLOCK]], row[FLUSHED], time, sums)
+    block = row[BLOCK]
+    if block >= 0:
+        tiles_of(row[FLUSHED], newest)
+        interest += _tile_windows(tiles[block], spend[block], totals[block], newest, now, sums)
     for i in range(len(USER_COUNTS)):
         out[USER_COUNTS[i, 2]] = max(sums[USER_COUNTS[i, 0], USER_COUNTS[i, 1]], 0)
     for i in range(len(USER_SUMS)):
@@ -242,21 +265,38 @@ def blocks_needed(rows, slots, extra):
 
 
 @kernel
-def apply_events(rows, tiles, spend, free, slots, kinds, times, sessions, products, values, prices, undos, out, ends):
+def apply_events(
+    rows,
+    tiles,
+    spend,
+    totals,
+    free,
+    slots,
+    kinds,
+    times,
+    sessions,
+    products,
+    values,
+    prices,
+    undos,
+    out,
+    ends,
+    scratch,
+    sums,
+):
     """Apply events one by one and write their vectors.
 
     `free` is a stack of unused blocks whose word 0 is its height. `out` is (n, features); `ends` (n,) becomes the end
-    of the session before, where an event opens a new one, else NONE.
+    of the session before, where an event opens a new one, else NONE. `scratch` (3, levels) and `sums` (levels + 1,
+    kinds + 1) hold nothing between events.
     """
-    starts = np.zeros(LEVELS, np.int64)
-    sums = np.zeros((LEVELS, KINDS + 1), np.int64)
     for i in range(len(slots)):
         row = rows[slots[i]]
         vector = out[i]
         time, kind = times[i], kinds[i]
         amount = amount_of(kind, time, values[i], undos[i])
         at = insert(row, time, sessions[i], kind, amount, products[i])
-        opens = _vector(row, at, tiles, spend, starts, sums, vector)
+        opens = _vector(row, at, tiles, spend, totals, scratch, sums, vector)
         _context(time, kind, prices[i], vector)
         last = row[TIME + at - 1] if at > 0 else row[FLUSHED]
         # only the user's newest event ends the session before it: that is then said once
@@ -265,6 +305,6 @@ def apply_events(rows, tiles, spend, free, slots, kinds, times, sessions, produc
             if row[BLOCK] == NONE:
                 free[0] -= 1
                 row[BLOCK] = free[1 + free[0]]
-                tiles[row[BLOCK]] = 0
-                spend[row[BLOCK]] = 0
-            flush(row, tiles[row[BLOCK]], spend[row[BLOCK]])
+                clear_block(tiles[row[BLOCK]], spend[row[BLOCK]], totals[row[BLOCK]])
+            block = row[BLOCK]
+            flush(row, tiles[block], spend[block], totals[block], scratch[0], scratch[1], scratch[2])

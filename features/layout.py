@@ -60,6 +60,11 @@ BLOCK_TILES = int(LEVEL_OFFSET[-1])
 FINEST_MS = 5 * MINUTE
 FINEST, COARSEST = 0, LEVELS - 1
 INTEREST_LEVEL = 2
+SPEND = KINDS
+"""Sums of a window have one column per kind of event, then the money."""
+TOTALS = (LEVELS + 1, KINDS + 1)
+"""Derived from a block, never stored: the sums of each ring; in the last row the interest and its tile (or NONE)."""
+INTEREST_AT, INTEREST_SUM = 0, 1
 
 # --- product rows ---------------------------------------------------------------------------------------------------
 PRODUCT_NEWEST, PRODUCT_PARTITION, PRODUCT_OFFSET, PRODUCT_HASH = 0, 1, 2, 3

@@ -24,8 +24,13 @@ from features.layout import (
     FINEST_MS,
     FLUSHED,
     FRESH,
+    INTEREST_AT,
+    INTEREST_LEVEL,
+    INTEREST_SUM,
+    INTEREST_WEIGHTS,
     KEY,
     KIND_MASK,
+    KINDS,
     LAST_CART,
     LAST_PURCHASE,
     LAST_VIEW,
@@ -41,6 +46,7 @@ from features.layout import (
     SESSION_KEY,
     SESSION_START,
     SESSION_VIEWS,
+    SPEND,
     TABLE,
     TIME,
     UNDO_MASK,
@@ -50,6 +56,9 @@ from features.layout import (
 from features.sets import DISTINCT_LIMIT, SESSION_GAP_MS, SESSION_PERIOD_MS, VALUE_LIMIT
 
 _LOW = 0xFFFFFFFF
+_MS_0, _MS_1, _MS_2, _MS_3 = (int(ms) for ms in LEVEL_MS)
+_TILES_0, _TILES_1, _TILES_2, _TILES_3 = (int(n) for n in LEVEL_TILES)
+_AT_1, _AT_2, _AT_3 = (int(at) for at in LEVEL_OFFSET[1:4])
 
 
 @helper
@@ -164,54 +173,110 @@ def _flush_session(row, time, key, kind, product):
 
 
 @helper
-def _flush_tiles(tiles, spend, newest, time, kind, amount):
-    """Count the event in its tiles; `newest` is the newest stamp that the tiles hold after it."""
+def tiles_of(time, out):
+    """Write the tile of `time` at each level; divisors are constants, which compile to multiplications."""
+    out[0] = time // _MS_0
+    out[1] = time // _MS_1
+    out[2] = time // _MS_2
+    out[3] = time // _MS_3
+
+
+@helper
+def place_of(level, tile):
+    """Return where `tile` lies in a block."""
+    if level == 0:
+        return tile % _TILES_0
+    if level == 1:
+        return _AT_1 + tile % _TILES_1
+    if level == 2:
+        return _AT_2 + tile % _TILES_2
+    return _AT_3 + tile % _TILES_3
+
+
+@helper
+def _flush_tiles(tiles, spend, totals, newest, scratch, time, kind, amount):
+    """Count the event in its tiles; `newest` (levels,) are the newest ones that the rings hold."""
     value = amount >> 16
     undo = amount & UNDO_MASK
-    undone = (time // FINEST_MS + 1 - undo) * FINEST_MS
+    tiles_of(time, scratch)
     for level in range(LEVELS):
-        length = LEVEL_TILES[level]
-        oldest = newest // LEVEL_MS[level] - length + 1
-        tile = time // LEVEL_MS[level]
-        if tile >= oldest:
-            at = LEVEL_OFFSET[level] + tile % length
+        tile = scratch[level]
+        if tile > newest[level] - LEVEL_TILES[level]:
+            at = place_of(level, tile)
             tiles[at, kind] += 1
+            totals[level, kind] += 1
             if kind == PURCHASE:
                 spend[at] += value
-        tile = undone // LEVEL_MS[level]
-        if undo > 0 and tile >= oldest:
-            at = LEVEL_OFFSET[level] + tile % length
+                totals[level, SPEND] += value
+            if level == INTEREST_LEVEL and kind == VIEW:
+                age = totals[LEVELS, INTEREST_AT] - tile
+                if 0 <= age < len(INTEREST_WEIGHTS):
+                    totals[LEVELS, INTEREST_SUM] += INTEREST_WEIGHTS[age]
+    if undo == 0:
+        return
+    tiles_of((time // FINEST_MS + 1 - undo) * FINEST_MS, scratch)
+    for level in range(LEVELS):
+        tile = scratch[level]
+        if tile > newest[level] - LEVEL_TILES[level]:
+            at = place_of(level, tile)
             tiles[at, PURCHASE] -= 1
             spend[at] -= value
+            totals[level, PURCHASE] -= 1
+            totals[level, SPEND] -= value
 
 
 @helper
-def _advance(tiles, spend, before, newest):
-    """Clear the tiles that `newest` brings into the rings, whose newest stamp was `before`."""
+def _advance(tiles, spend, totals, before, newest):
+    """Clear the tiles that come into the rings when the newest ones are no longer `before` but `newest` (levels,)."""
     for level in range(LEVELS):
-        length = LEVEL_TILES[level]
-        last = newest // LEVEL_MS[level]
-        first = max(before // LEVEL_MS[level] + 1, last - length + 1)
-        for tile in range(first, last + 1):
-            at = LEVEL_OFFSET[level] + tile % length
+        last = newest[level]
+        if last == before[level]:
+            continue
+        for tile in range(max(before[level] + 1, last - LEVEL_TILES[level] + 1), last + 1):
+            at = place_of(level, tile)
+            totals[level, SPEND] -= spend[at]
             spend[at] = 0
-            for lane in range(tiles.shape[1]):
+            for lane in range(KINDS):
+                totals[level, lane] -= tiles[at, lane]
                 tiles[at, lane] = 0
+        if level == INTEREST_LEVEL:
+            totals[LEVELS, INTEREST_AT] = NONE
 
 
 @helper
-def flush(row, tiles, spend):
-    """Move the oldest entry of the log into the base, whose tiles are given."""
+def clear_block(tiles, spend, totals):
+    """Make a block that of no events."""
+    tiles[:] = 0
+    spend[:] = 0
+    totals[:] = 0
+    totals[LEVELS, INTEREST_AT] = NONE
+
+
+@helper
+def total_block(tiles, spend, totals):
+    """Compute the totals of a block whose tiles were read from the store."""
+    for level in range(LEVELS):
+        for at in range(LEVEL_OFFSET[level], LEVEL_OFFSET[level + 1]):
+            totals[level, SPEND] += spend[at]
+            for lane in range(KINDS):
+                totals[level, lane] += tiles[at, lane]
+
+
+@helper
+def flush(row, tiles, spend, totals, before, newest, scratch):
+    """Move the oldest entry of the log into the base, whose block is given; three arrays (levels,) are scratch."""
     time, key, amount, meta = row[TIME], row[KEY], row[AMOUNT], row[META]
     kind = meta & KIND_MASK
-    before = row[FLUSHED]
+    flushed = row[FLUSHED]
     base = row[SESSION_KEY]
     _flush_session(row, time, key, kind, meta >> 8)
-    if time > before:
-        if before >= 0:
-            _advance(tiles, spend, before, time)
+    tiles_of(max(flushed, time), newest)
+    if time > flushed:
+        if flushed >= 0:
+            tiles_of(flushed, before)
+            _advance(tiles, spend, totals, before, newest)
         row[FLUSHED] = time
-    _flush_tiles(tiles, spend, row[FLUSHED], time, kind, amount)
+    _flush_tiles(tiles, spend, totals, newest, scratch, time, kind, amount)
     if kind == VIEW:
         row[LAST_VIEW] = max(row[LAST_VIEW], time)
     elif kind == CART:
@@ -224,5 +289,5 @@ def flush(row, tiles, spend):
             row[field + j] = row[field + j + 1]
         row[field + count] = 0
     row[COUNT] = count
-    if before < 0 or base != row[SESSION_KEY]:
+    if flushed < 0 or base != row[SESSION_KEY]:
         freshen(row, 0)

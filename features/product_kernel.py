@@ -111,10 +111,21 @@ def _add(tiles, level, newest, first, last, sums):
     """Add tiles [first, last) of `level`, as far as they are kept, to `sums` (views, carts, purchases)."""
     length = PRODUCT_LEVEL_TILES[level]
     end = newest // PRODUCT_LEVEL_MS[level] + 1
-    for tile in range(max(first, end - length), min(last, end)):
-        at = PRODUCT_OFFSETS[level] + tile % length
-        for lane in range(P_PRICED):
-            sums[lane] += tiles[at, lane]
+    first, last = max(first, end - length), min(last, end)
+    if first >= last:
+        return
+    at = first % length
+    views, carts, purchases = 0, 0, 0
+    for _ in range(last - first):
+        views += tiles[PRODUCT_OFFSETS[level] + at, P_VIEW]
+        carts += tiles[PRODUCT_OFFSETS[level] + at, P_CART]
+        purchases += tiles[PRODUCT_OFFSETS[level] + at, P_PURCHASE]
+        at += 1
+        if at == length:
+            at = 0
+    sums[P_VIEW] += views
+    sums[P_CART] += carts
+    sums[P_PURCHASE] += purchases
 
 
 @helper
@@ -155,13 +166,11 @@ def _fill(row, tiles, time, open_, windows, kept):
 
 
 @kernel
-def product_features(rows, tiles, kept_at, kept, slots, times, prices, out):
+def product_features(rows, tiles, kept_at, kept, slots, times, prices, out, open_, windows):
     """Write the product's features of each event; slot 0 is the product without history.
 
     `kept` (slots, KEPT) holds what was computed for the five minutes `kept_at` (slots,), NONE for nothing.
     """
-    open_ = np.zeros((PRODUCT_LEVELS, LANES), np.int64)
-    windows = np.zeros((_WINDOWS, LANES), np.int64)
     for i in range(len(slots)):
         slot = slots[i]
         tile = times[i] // FINEST_MS

@@ -13,6 +13,7 @@ from features.layout import (
     KINDS,
     LANES,
     NONE,
+    PRODUCT_LEVELS,
     PRODUCT_NEWEST,
     PRODUCT_OFFSET,
     PRODUCT_PARTITION,
@@ -22,7 +23,7 @@ from features.layout import (
 from features.packed import check, joined, split
 from features.product_kernel import KEPT, apply_activity
 from features.product_rows import MAX_PRODUCT_ROW, PRODUCT_ROW_VERSION, pack_products, unpack_products
-from features.sets import SCORE_FEATURES, SCORE_SET, memory_ms, schema_hash
+from features.sets import PRODUCT_WINDOWS, SCORE_FEATURES, SCORE_SET, memory_ms, schema_hash
 from features.slots import SlotMap, grown
 
 _HUGE = 1 << 53
@@ -37,6 +38,7 @@ class ProductTable:
         self.rows = np.zeros((64, PRODUCT_WORDS), np.int64)
         self.rows[0, PRODUCT_NEWEST] = NONE
         self.tiles = np.zeros((64, PRODUCT_TILES, LANES), np.int32)
+        self.scratch = (np.empty((PRODUCT_LEVELS, LANES), np.int64), np.empty((len(PRODUCT_WINDOWS), LANES), np.int64))
         self.kept_at = np.full(64, NONE, np.int64)
         self.kept = np.zeros((64, KEPT), np.float64)
 

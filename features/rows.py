@@ -49,7 +49,7 @@ from features.layout import (
     TIME,
     UNDO_MASK,
 )
-from features.log import clear, freshen
+from features.log import clear, clear_block, freshen, total_block
 from features.sets import DISTINCT_LIMIT
 
 ROW_VERSION = 1
@@ -239,7 +239,7 @@ def pack_users(rows, tiles, spend, slots, buffer, ends):
 
 
 @kernel
-def unpack_users(buffer, ends, slots, rows, tiles, spend, free):
+def unpack_users(buffer, ends, slots, rows, tiles, spend, totals, free):
     """Fill the rows of `slots` from packed bytes, an empty stretch being a new user; `free` gives blocks.
 
     Return the index of the first row that is no packed row, or -1.
@@ -259,9 +259,9 @@ def unpack_users(buffer, ends, slots, rows, tiles, spend, free):
             free[0] -= 1
             block = free[1 + free[0]]
             row[BLOCK] = block
-            tiles[block] = 0
-            spend[block] = 0
+            clear_block(tiles[block], spend[block], totals[block])
             at = _get_tiles(buffer, at, end, tiles[block], spend[block], row[FLUSHED])
+            total_block(tiles[block], spend[block], totals[block])
         at = _get_log(buffer, at, end, row, newest)
         if at != end or row[COUNT] == 0:
             return i
