@@ -82,7 +82,7 @@ class _Comparison:
         if all(found):
             # Speak of the alternative that was meant: the one of the same kind, else the nearest.
             same = [breaks for one, breaks in zip(candidates, found, strict=True) if _kind(one) == _kind(writer)]
-            if not same and len(found) > 1:
+            if not same and _alternatives(reader) != [reader]:
                 yield self._narrower(at, f"{_kind(writer)} is not among {[_kind(one) for one in candidates]}")
             else:
                 yield from min(same or found, key=len)
