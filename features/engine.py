@@ -12,7 +12,6 @@ from features.hashing import hash_texts
 from features.kernel import apply_events, blocks_needed
 from features.layout import BLOCK, BLOCK_TILES, KINDS, LEVELS, NONE, PRODUCT_HASH, TOTALS, USER_WORDS, WIDTH
 from features.packed import check, joined, split
-from features.product_kernel import product_features
 from features.products import ProductTable
 from features.rows import MAX_ROW, ROW_VERSION, pack_users, unpack_users
 from features.sets import SCORE_FEATURES, memory_ms, schema_hash
@@ -149,9 +148,7 @@ class ScoreFeatures:
         self._reserve(blocks_needed(self._rows, slots, self._extra))
         ends = np.empty(count, np.int64)
         table = self._products
-        product_features(
-            table.rows, table.tiles, table.kept_at, table.kept, products, times, prices, out, *table.scratch
-        )
+        table.features(products, times, prices, out)
         apply_events(
             self._rows,
             self._tiles,

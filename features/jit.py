@@ -1,5 +1,8 @@
 """How the kernels are compiled: numba, without fastmath, cached on disk under the content of all of them.
 
+They allocate nothing and own nothing, so they are compiled without numba's reference counting (`_nrt`): its atomic
+operations on every slice took half of the time. Scratch space comes in as an argument.
+
 numba's own cache looks only at the file that holds a function, yet ours call each other and freeze constants of the
 layout; and it looks at file times, which an installation changes. So the stamp of every cached kernel here is a hash of
 the sources that it can depend on: a cache that was compiled once can be shipped, and never goes stale.

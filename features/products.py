@@ -21,7 +21,7 @@ from features.layout import (
     PRODUCT_WORDS,
 )
 from features.packed import check, joined, split
-from features.product_kernel import KEPT, apply_activity
+from features.product_kernel import KEPT, apply_activity, product_features
 from features.product_rows import MAX_PRODUCT_ROW, PRODUCT_ROW_VERSION, pack_products, unpack_products
 from features.sets import PRODUCT_WINDOWS, SCORE_FEATURES, SCORE_SET, memory_ms, schema_hash
 from features.slots import SlotMap, grown
@@ -38,7 +38,7 @@ class ProductTable:
         self.rows = np.zeros((64, PRODUCT_WORDS), np.int64)
         self.rows[0, PRODUCT_NEWEST] = NONE
         self.tiles = np.zeros((64, PRODUCT_TILES, LANES), np.int32)
-        self.scratch = (np.empty((PRODUCT_LEVELS, LANES), np.int64), np.empty((len(PRODUCT_WINDOWS), LANES), np.int64))
+        self._scratch = (np.empty((PRODUCT_LEVELS, LANES), np.int64), np.empty((len(PRODUCT_WINDOWS), LANES), np.int64))
         self.kept_at = np.full(64, NONE, np.int64)
         self.kept = np.zeros((64, KEPT), np.float64)
 
@@ -60,6 +60,12 @@ class ProductTable:
         wrong = unpack_products(buffer, ends, slots, hash_texts(list(rows)), self.rows, self.tiles)
         if wrong >= 0:
             raise FeatureError(f"row of product {list(rows)[wrong]!r}: not a packed row; rebuild it from the log")
+
+    def features(
+        self, slots: NDArray[np.int64], times: NDArray[np.int64], prices: NDArray[np.int64], out: NDArray[np.float64]
+    ) -> None:
+        """Write the products' columns of the vectors `out` (n, features) of events on the products in `slots` (n,)."""
+        product_features(self.rows, self.tiles, self.kept_at, self.kept, slots, times, prices, out, *self._scratch)
 
     def version(self, product: str) -> tuple[int, int] | None:
         """Return (activity partition, offset) of the last record in the product's row, or None."""
