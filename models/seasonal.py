@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from river import time_series
 
@@ -87,31 +88,35 @@ def forecast(
     weights = 0.5 ** ((len(values) - 1 - time) / pace.half_life)
     ahead = np.arange(len(values), len(values) + horizon)
 
-    closed_ahead = np.zeros(horizon)
+    closed, scale = np.zeros(horizon), np.ones(horizon)
     for cycle in cycles:
-        chance = _closed(cycle.phase(time), cycle.size, roots == 0.0)
-        weights = weights * np.maximum(1 - chance[cycle.phase(time)], 1e-9)
-        closed_ahead = 1 - (1 - closed_ahead) * (1 - chance[cycle.phase(ahead)])
-    flat, scale_ahead = roots, np.ones(horizon)
+        chance = _closed(cycle.place(time), cycle.size, roots)
+        weights = weights * np.maximum(1 - chance[cycle.place(time)], 1e-9)
+        closed = 1 - (1 - closed) * (1 - chance[cycle.place(ahead)])
+    flat = roots
     for cycle in cycles:
-        profile = _profile(cycle.phase(time), cycle.size, flat, weights)
-        flat = flat / profile[cycle.phase(time)]
-        scale_ahead *= profile[cycle.phase(ahead)]
+        profile = _profile(cycle.place(time), cycle.size, flat, weights)
+        flat = flat / profile[cycle.place(time)]
+        scale *= profile[cycle.place(ahead)]
     flat = flat * _level_ratio(flat, weights, pace)
 
-    # Steps at one place of the season share a distribution; a place that the history lacks takes part in all of it.
-    _, first, place = np.unique(ahead % season if cycles else 0 * ahead, return_index=True, return_inverse=True)
-    own = np.zeros((len(first), len(time)), dtype=np.bool_)
-    if cycles:
-        own = cycles[0].phase(time) == cycles[0].phase(ahead[first])[:, None]
-    mean, middle, roots_ahead = (
-        part[place] for part in _distributions(flat, weights, own, closed_ahead[first], levels)
-    )
+    whole = _Cycle(1, 1) if not cycles else cycles[0]
+    order = np.argsort(flat, kind="stable")
     # A smoothed level wanders: its error grows with the steps ahead.
     widening = np.sqrt(1 + np.arange(horizon) * (_LEVEL_TRUST * pace.alpha) ** 2)
-    spread = (roots_ahead - middle[:, None]) * widening[:, None]
-    found = np.square(np.maximum(middle[:, None] + spread, 0.0) * scale_ahead[:, None])
-    return Forecast(mean * scale_ahead**2, np.maximum.accumulate(found, axis=1))
+    mean, found = np.empty(horizon), np.empty((horizon, len(levels)))
+    _distributions(
+        flat[order],
+        weights[order],
+        whole.place(time)[order],
+        whole.place(ahead),
+        closed,
+        widening,
+        levels,
+        mean,
+        found,
+    )
+    return Forecast(mean * scale**2, np.square(found * scale[:, None]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class _Cycle:
     every: int
     size: int
 
-    def phase(self, time: _Ints) -> _Ints:
+    def place(self, time: _Ints) -> _Ints:
         return np.asarray(time // self.every % self.size)
 
 
@@ -129,58 +134,95 @@ def _cycles(season: int) -> list[_Cycle]:
     return [_Cycle(1, 24), _Cycle(24, 7)] if season == 168 else [_Cycle(1, season)]
 
 
-def _closed(phase: _Ints, size: int, zero: NDArray[np.bool_]) -> _Floats:
-    """Return the probability (size,) that nothing can be sold at each place of the cycle."""
-    count = np.bincount(phase, minlength=size)
-    zeros = np.bincount(phase, weights=zero, minlength=size)
-    elsewhere = (zeros.sum() - zeros + 0.5) / (len(phase) - count + 1)
-    chance = _PRIOR_CLOSED / (_PRIOR_CLOSED + (1 - _PRIOR_CLOSED) * elsewhere**count)
-    return np.where((zeros == count) & (count >= 2), chance, 0.0)
-
-
-def _profile(phase: _Ints, size: int, roots: _Floats, weights: _Floats) -> _Floats:
-    """Return the factors (size,) of a cycle, all 1 unless they would have forecast what they had not seen."""
-    level = np.dot(roots, weights) / weights.sum()
-    evidence = np.bincount(phase, weights=weights, minlength=size)
-    doubt = _SEASON_PSEUDO * weights.mean()
-    excess = np.bincount(phase, weights=(roots / level - 1) * weights, minlength=size)
-    profile = np.maximum(1 + excess / (evidence + doubt), 0.2)
-    own_share = (weights / (evidence + doubt)[phase]).clip(max=0.9)
-    flat_error = np.dot((roots - level) ** 2, weights)
-    error = np.dot(((roots - level * profile[phase]) / (1 - own_share)) ** 2, weights)
-    return profile if error < (1 - _SEASON_GAIN) * flat_error else np.ones(size)
-
-
 def _level_ratio(flat: _Floats, weights: _Floats, pace: _Pace) -> float:
     """Return by how much today's level differs from the history's, on the scale of roots, halved in logarithms."""
-    mean = np.dot(flat, weights) / weights.sum()
-    start = np.dot(flat[: pace.start], weights[: pace.start]) / weights[: pace.start].sum()
+    mean = (flat * weights).sum() / weights.sum()
+    start = (flat * weights)[: pace.start].sum() / weights[: pace.start].sum()
     model = time_series.HoltWinters(alpha=pace.alpha)
     later = flat[pace.start :][weights[pace.start :] > 1e-3 * weights.mean()]  # closed days say nothing of the level
     for value in (start, start, *later.tolist()):
         model.learn_one(value)
-    level = model.forecast(1)[0]
-    return float(np.clip((level + 0.1) / (mean + 0.1), 1 / 3, 3.0) ** _LEVEL_TRUST)
+    ratio = (model.forecast(1)[0] + 0.1) / (mean + 0.1)
+    return float(min(max(ratio, 1 / 3), 3.0) ** _LEVEL_TRUST)
 
 
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no stubs
+def _closed(place: _Ints, size: int, roots: _Floats) -> _Floats:
+    """Return the probability (size,) that nothing can be sold at each place of the cycle."""
+    count, zeros = np.zeros(size), np.zeros(size)
+    for n in range(len(place)):
+        count[place[n]] += 1
+        zeros[place[n]] += roots[n] == 0.0
+    chance = np.zeros(size)
+    for p in range(size):
+        if count[p] >= 2 and zeros[p] == count[p]:
+            elsewhere = (zeros.sum() - zeros[p] + 0.5) / (len(place) - count[p] + 1)
+            chance[p] = _PRIOR_CLOSED / (_PRIOR_CLOSED + (1 - _PRIOR_CLOSED) * elsewhere ** count[p])
+    return chance
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no stubs
+def _profile(place: _Ints, size: int, roots: _Floats, weights: _Floats) -> _Floats:
+    """Return the factors (size,) of a cycle, all 1 unless they would have forecast what they had not seen."""
+    total = weights.sum()
+    level = (roots * weights).sum() / total
+    evidence = np.full(size, _SEASON_PSEUDO * total / len(weights))
+    excess = np.zeros(size)
+    for n in range(len(place)):
+        evidence[place[n]] += weights[n]
+        excess[place[n]] += (roots[n] / level - 1) * weights[n]
+    profile = np.maximum(1 + excess / evidence, 0.2)
+    flat_error, error = 0.0, 0.0
+    for n in range(len(place)):
+        own_share = min(weights[n] / evidence[place[n]], 0.9)
+        flat_error += weights[n] * (roots[n] - level) ** 2
+        error += weights[n] * ((roots[n] - level * profile[place[n]]) / (1 - own_share)) ** 2
+    return profile if error < (1 - _SEASON_GAIN) * flat_error else np.ones(size)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no stubs
 def _distributions(
-    flat: _Floats, weights: _Floats, own: NDArray[np.bool_], closed: _Floats, levels: _Floats
-) -> tuple[_Floats, _Floats, _Floats]:
-    """Return, for places P: mean (P,) in units, median (P,) and quantiles (P, Q) in roots.
+    flat: _Floats,
+    weights: _Floats,
+    place: _Ints,
+    place_ahead: _Ints,
+    closed: _Floats,
+    widening: _Floats,
+    levels: _Floats,
+    mean: _Floats,
+    found: _Floats,
+) -> None:
+    """Write, per step, the mean (h,) in squares and the quantiles (h, Q) of `flat` (n,), which is sorted.
 
-    `own` (P, n) marks the observations made at the same place, which weigh more; `closed` (P,) mixes in a zero.
+    Observations of the step's own place weigh more; `closed` (h,) mixes in a zero; `widening` (h,) stretches the
+    quantiles from the median.
     """
-    order = np.argsort(flat, kind="stable")
-    flat, weights, own = flat[order], weights[order], own[:, order]
-    share = own @ weights
-    boost = np.maximum(_SAME_PLACE * (weights.sum() - share) / ((1 - _SAME_PLACE) * np.maximum(share, 1e-300)), 1.0)
-    parts = np.where(own, weights * np.where(share > 1e-6, boost, 1.0)[:, None], weights)
-    below = np.cumsum(parts, axis=1)
-    total = below[:, -1:]
-    # Half-way between mid-point and Weibull plotting positions: the tails of few observations lie beyond them.
-    margin = 0.5 * np.square(parts).sum(axis=1, keepdims=True) / total
-    places = (below - 0.5 * parts + 0.5 * margin) / (total + margin)
-    middle = np.array([np.interp(0.5, place, flat) for place in places])
-    asked = (levels - closed[:, None]) / np.maximum(1 - closed[:, None], 1e-9)
-    found = [np.interp(a, place, flat) * (a > 0) for a, place in zip(asked, places, strict=True)]
-    return (1 - closed) * (parts @ flat**2) / total[:, 0], middle, np.array(found)
+    own, positions = np.empty(len(flat)), np.empty(len(flat))
+    for step in range(len(place_ahead)):
+        same, other = 0.0, 0.0
+        for n in range(len(flat)):
+            if place[n] == place_ahead[step]:
+                same += weights[n]
+            else:
+                other += weights[n]
+        boost = max(1.0, _SAME_PLACE * other / ((1 - _SAME_PLACE) * same)) if same > 1e-6 * other else 1.0
+        total, squares, moment = 0.0, 0.0, 0.0
+        for n in range(len(flat)):
+            own[n] = weights[n] * boost if place[n] == place_ahead[step] else weights[n]
+            total += own[n]
+            squares += own[n] ** 2
+            moment += own[n] * flat[n] ** 2
+            positions[n] = total - 0.5 * own[n]
+        # Half-way between mid-point and Weibull plotting positions: the tails of few observations lie beyond them.
+        margin = 0.5 * squares / total
+        for n in range(len(flat)):
+            positions[n] = (positions[n] + 0.5 * margin) / (total + margin)
+        mean[step] = (1 - closed[step]) * moment / total
+        middle = np.interp(0.5, positions, flat)
+        for q in range(len(levels)):
+            open_level = levels[q] - closed[step]
+            value = 0.0
+            if open_level > 0:
+                value = np.interp(open_level / (1 - closed[step]), positions, flat)
+                value = max(middle + (value - middle) * widening[step], 0.0)
+            found[step, q] = max(value, found[step, q - 1]) if q else value
