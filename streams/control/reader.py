@@ -1,0 +1,228 @@
+"""Reads the log for the join, in a thread of its own, and hands batches of facts to a Faust agent.
+
+Why not Faust's own consumer: it reads uncommitted records unless the whole app is transactional, so that predictions of
+aborted transactions would be judged; it takes about 5,000 records a second, where all clicks and predictions pass by
+here; and it cannot drop a record by its key before it pays for it. Here a record that is not wanted costs about a
+microsecond. No group is joined and nothing is committed: a start begins `control.lookback_s` before the log's end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.codec import decode_click, decode_marker, decode_order
+from schemas.outputs import PurchasePrediction, decode_announcement, decode_history, decode_prediction
+from schemas.wire import DecodeError
+from streams import kafka
+from streams.control.facts import Batch, Bought, Cancelled, Fact
+from streams.control.pacing import Clocks, Sampler
+from streams.errors import TopicsError
+from streams.records import CLICKSTREAM, HISTORY, MARKER_HEADER, MODELS, ORDERS, PREDICTIONS, Input
+from streams.settings import Settings
+
+_LOG = logging.getLogger("tidecast.control")
+_TOPICS = (CLICKSTREAM, ORDERS, PREDICTIONS, HISTORY, MODELS)
+_OUTCOMES = (CLICKSTREAM, ORDERS)
+_TIMED = (*_OUTCOMES, PREDICTIONS)
+_TIMEOUT_S = 30.0
+_BATCH = 2_000
+_PAUSE_S = 0.5
+
+
+class Reader(threading.Thread):
+    """Gives each batch to `hand_over`, which blocks while the agent is behind; `pending` is asked for the free room.
+
+    `failure` says why it ended, if not by `stop`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sampler: Sampler,
+        hand_over: Callable[[Batch], None],
+        pending: Callable[[], int],
+    ) -> None:
+        super().__init__(name="control-reader", daemon=True)
+        self._settings = settings
+        self._limit = settings.kafka.max_message_bytes
+        self._hand_over = hand_over
+        self._pending = pending
+        self._stopping = threading.Event()
+        self._known_from: dict[Input, int | None] = {}
+        self._clocks = Clocks((), (), lateness_ms=0, idle_s=0)
+        self._paused: set[Input] = set()
+        self._watermark: int | None = None
+        self._sampler = sampler
+        self.unreadable = 0
+        self.failure: Exception | None = None
+
+    def stop(self) -> None:
+        """Ask it to end; `join` it then."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Read until `stop`."""
+        consumer = Consumer(kafka.table_config(self._settings))
+        try:
+            self._assign(consumer)
+            while not self._stopping.is_set():
+                self._turn(consumer)
+        except Exception as error:  # noqa: BLE001  (a thread has nobody else to tell)
+            self.failure = error
+        finally:
+            consumer.close()
+
+    def _assign(self, consumer: Consumer) -> None:
+        prefix = self._settings.kafka.prefix
+        counts = kafka.partition_counts(consumer)
+        missing = [prefix + topic for topic in _TOPICS if prefix + topic not in counts]
+        if missing:
+            raise TopicsError(f"topics are missing: {', '.join(missing)}; run 'tidecast topics create'")
+        inputs = [Input(topic, p) for topic in _TOPICS for p in range(counts[prefix + topic])]
+        since = max(0, int((time.time() - self._settings.control.lookback_s) * 1_000))
+        asked = [TopicPartition(prefix + i.topic, i.partition, since) for i in inputs]
+        starts = []
+        for input_, found in zip(inputs, consumer.offsets_for_times(asked, timeout=_TIMEOUT_S), strict=True):
+            partition = self._partition(input_)
+            low, high = consumer.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
+            # Announcements are few, and the newest of each model may be old.
+            offset = low if input_.topic == MODELS else found.offset if found.offset >= 0 else high
+            starts.append(TopicPartition(prefix + input_.topic, input_.partition, offset))
+            if input_.topic in _OUTCOMES and offset > low:
+                self._known_from[input_] = None
+        self._clocks = Clocks(
+            [i for i in inputs if i.topic in _OUTCOMES],
+            [i for i in inputs if i.topic == PREDICTIONS],
+            lateness_ms=self._settings.time.allowed_lateness_s * 1_000,
+            idle_s=self._settings.time.idle_ms / 1_000,
+        )
+        consumer.assign(starts)
+        self._pace(consumer)
+
+    def _turn(self, consumer: Consumer) -> None:
+        messages = consumer.consume(_BATCH, timeout=_PAUSE_S)
+        now = time.monotonic()
+        facts: list[Fact] = []
+        newest: dict[Input, Message] = {}
+        ended: set[Input] = set()
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    ended.add(self._input(message))
+                else:
+                    self._on_error(consumer, message, error)
+                continue
+            input_ = self._input(message)
+            ended.discard(input_)
+            if input_.topic in _TIMED:
+                newest[input_] = message
+            try:
+                facts.extend(self._facts(input_, message))
+            except DecodeError:
+                self.unreadable += 1
+        for input_, message in newest.items():
+            self._mark(input_, message)
+        for input_ in ended:
+            if input_.topic in _TIMED:
+                self._clocks.ended(input_, now)
+        watermark = self._clocks.watermark(now)
+        if facts or watermark != self._watermark:
+            self._watermark = watermark
+            known = [time for time in self._known_from.values() if time is not None]
+            self._hand_over(Batch(facts, watermark, max(known, default=None)))
+        self._sampler.adapt(now, 1.0 - self._pending() / self._settings.control.max_pending)
+        self._pace(consumer)
+
+    def _facts(self, input_: Input, message: Message) -> Iterable[Fact]:
+        value = message.value()
+        if value is None:
+            return
+        topic = input_.topic
+        if topic == PREDICTIONS:
+            if self._sampler.wants(message.key() or b""):
+                prediction = decode_prediction(value)
+                if isinstance(prediction, PurchasePrediction):
+                    self._clocks.saw(input_, prediction.as_of, prediction.horizon_s * 1_000)
+                yield prediction
+        elif topic == CLICKSTREAM:
+            # Purchases of all users are kept: few, and the share of users judged may grow again.
+            if b'"purchase"' in value:
+                click = decode_click(value, self._limit)
+                if not self._saw(input_, click.time, message):
+                    return
+                if click.type == "purchase" and click.user_id is not None:
+                    yield Bought(click.user_id, click.time, None)
+        elif topic == ORDERS:
+            if _marker(message) is not None:
+                return
+            order = decode_order(value, self._limit)
+            if not self._saw(input_, order.time, message):
+                return
+            if order.user_id is not None and order.status in ("placed", "paid"):
+                yield Bought(order.user_id, order.time, order.order_id)
+            elif order.user_id is not None and order.status == "cancelled":
+                yield Cancelled(order.user_id, order.time, order.order_id)
+        elif topic == HISTORY:
+            if self._sampler.wants((message.key() or b"").rpartition(b"|")[0]):
+                yield decode_history(value)
+        else:
+            yield decode_announcement(value)
+
+    def _mark(self, input_: Input, message: Message) -> None:
+        """Move a partition's clock by its newest record: most were passed by unread."""
+        value = message.value() or b""
+        try:
+            if input_.topic == PREDICTIONS:
+                prediction = decode_prediction(value)
+                if isinstance(prediction, PurchasePrediction):
+                    self._clocks.saw(input_, prediction.as_of, prediction.horizon_s * 1_000)
+            elif _marker(message) is not None:
+                self._saw(input_, decode_marker(value).time, message)
+            elif input_.topic == CLICKSTREAM:
+                self._saw(input_, decode_click(value, self._limit).time, message)
+        except DecodeError:
+            self.unreadable += 1
+
+    def _saw(self, input_: Input, time_ms: int, message: Message) -> bool:
+        """Move a partition's clock; False for an event too far ahead of its append time, which no stage takes."""
+        times = self._settings.time
+        if time_ms > message.timestamp()[1] + times.max_ahead_s * 1_000:
+            return False
+        self._clocks.saw(input_, time_ms)
+        if self._known_from.get(input_, 0) is None:
+            self._known_from[input_] = time_ms + times.allowed_lateness_s * 1_000
+        return True
+
+    def _pace(self, consumer: Consumer) -> None:
+        waiting = self._clocks.waiting(time.monotonic())
+        if waiting - self._paused:
+            consumer.pause([self._partition(input_) for input_ in waiting - self._paused])
+        if self._paused - waiting:
+            consumer.resume([self._partition(input_) for input_ in self._paused - waiting])
+        self._paused = waiting
+
+    def _on_error(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            _LOG.warning("%s: what was to be read is gone; going on at its start", self._input(message))
+            consumer.seek(TopicPartition(message.topic(), message.partition(), OFFSET_BEGINNING))
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            _LOG.warning("Kafka: %s", error.str())
+
+    def _input(self, message: Message) -> Input:
+        return Input(message.topic()[len(self._settings.kafka.prefix) :], message.partition())
+
+    def _partition(self, input_: Input) -> TopicPartition:
+        return TopicPartition(self._settings.kafka.prefix + input_.topic, input_.partition)
+
+
+def _marker(message: Message) -> bytes | None:
+    headers = message.headers()
+    return next((value for name, value in headers if name == MARKER_HEADER), None) if headers else None

@@ -1,0 +1,60 @@
+"""What the workers say of themselves: asked over HTTP, published to `tidecast.status`, remembered for the views."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+_TIMEOUT = aiohttp.ClientTimeout(total=3.0)
+_FORGET_AFTER_MS = 3_600_000
+
+Status = dict[str, Any]
+
+
+def status_key(status: Mapping[str, Any]) -> str:
+    """Return the key of a worker's status: its role and name.
+
+    >>> status_key({"stage": "score", "worker": "worker-0"})
+    'score/worker-0'
+    """
+    return f"{status.get('stage', '?')}/{status.get('worker', '?')}"
+
+
+class Workers:
+    """Asks the workers at `urls`, and remembers the latest status of each worker that was heard of."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = tuple(url.rstrip("/") for url in urls)
+        self._last: dict[str, Status] = {}
+        self.heard: dict[str, Status] = {}
+
+    async def ask(self, now_ms: int) -> list[Status]:
+        """Return one status for each address; of a worker that does not answer, the last one with the reason."""
+        if not self._urls:
+            return []
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+            return list(await asyncio.gather(*(self._ask(session, url, now_ms) for url in self._urls)))
+
+    def hear(self, key: str, status: Status, now_ms: int) -> None:
+        """Take a status from the topic; those of workers long silent are forgotten."""
+        self.heard[key] = status
+        for other, known in list(self.heard.items()):
+            if now_ms - int(known.get("at", 0)) > _FORGET_AFTER_MS:
+                del self.heard[other]
+
+    async def _ask(self, session: aiohttp.ClientSession, url: str, now_ms: int) -> Status:
+        try:
+            async with session.get(f"{url}/status") as response:
+                response.raise_for_status()
+                found = await response.json()
+            if not isinstance(found, dict):
+                raise ValueError("its status is no JSON object")
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
+            reason = f"no answer from {url}: {error or type(error).__name__}"
+            known = self._last.get(url, {"stage": "unknown", "worker": url.rpartition("/")[2]})
+            return {**known, "at": now_ms, "ready": False, "reason": reason}
+        self._last[url] = found
+        return {**found, "at": now_ms, "url": url}
