@@ -23,9 +23,6 @@ COPY models models
 COPY streams streams
 RUN pip install --no-deps .
 
-FROM build AS build-train
-RUN pip install -c constraints.txt '.[train]'
-
 FROM ${BASE} AS base
 RUN useradd --system --uid 10001 --home-dir /var/lib/tidecast --create-home tidecast \
  && install -d -o tidecast -g tidecast /var/lib/tidecast/registry
@@ -42,8 +39,14 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["tidecast"]
 CMD ["--help"]
 
+FROM base AS worker
+COPY --from=build /opt/tidecast /opt/tidecast
+
+FROM build AS build-train
+RUN pip install -c constraints.txt '.[train]'
+
 FROM base AS train
 COPY --from=build-train /opt/tidecast /opt/tidecast
 
-FROM base AS worker
-COPY --from=build /opt/tidecast /opt/tidecast
+# The last stage is what a plain build makes.
+FROM worker

@@ -51,6 +51,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m schemas.contracts check
 	$(BIN)/interrogate --quiet schemas features models streams
 
 test-real: $(VENV)/.dev
