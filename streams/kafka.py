@@ -148,7 +148,7 @@ def read_to_end(
         consumer.assign([TopicPartition(prefix + i.topic, i.partition, OFFSET_BEGINNING) for i in ends])
         waiting = set(ends)
         while waiting:
-            messages = consumer.consume(1_000, timeout=timeout_s)
+            messages = take(consumer, 1_000, timeout_s)
             if not messages:
                 raise TidecastError(
                     f"{', '.join(map(str, sorted(waiting)))}: no answer from Kafka in {timeout_s:.0f} s"
@@ -164,6 +164,15 @@ def read_to_end(
         return ends
     finally:
         consumer.close()
+
+
+def take(consumer: Consumer, limit: int, timeout_s: float) -> list[Message]:
+    """Return what is there, up to `limit` messages, after waiting at most `timeout_s` for the first.
+
+    `consume` alone would wait for all of them.
+    """
+    first = consumer.poll(timeout_s)
+    return [] if first is None else [first, *consumer.consume(limit - 1, timeout=0)]
 
 
 def raise_typed(error: KafkaException) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from streams.kafka import partition_counts, record_of, table_config
+from streams.kafka import partition_counts, record_of, table_config, take
 from streams.records import Record
 from streams.settings import Settings
 
@@ -40,7 +40,7 @@ class Tables:
         if self._consumer is None:
             return []
         records = []
-        for message in self._consumer.consume(limit, timeout=timeout_s):
+        for message in take(self._consumer, limit, timeout_s):
             error = message.error()
             if error is None:
                 records.append(record_of(message, self._prefix))

@@ -165,8 +165,7 @@ class Worker:
 
     def _poll(self) -> None:
         wait = 0.0 if any(self._can_take(task) for task in self._tasks.values()) else 0.05
-        first = self._consumer.poll(wait)
-        messages = [] if first is None else [first, *self._consumer.consume(1_000, timeout=0)]
+        messages = kafka.take(self._consumer, 1_000, wait)
         now = time.monotonic()
         for message in messages:
             error = message.error()

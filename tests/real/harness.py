@@ -154,7 +154,7 @@ class Shop:
         for name, group in by_name.items():
             wanted = [end] * tasks[name]
             wait_until(
-                lambda group=group, wanted=wanted: [m for role in group for m in role.watermarks()] == wanted,  # type: ignore[misc]
+                lambda group=group, wanted=wanted: self._at(group, wanted),  # type: ignore[misc]
                 f"{name} at the end of the log",
                 tell=lambda group=group, name=name: (  # type: ignore[misc]
                     f"{[(role.process.poll(), role.ready(), role.watermarks()) for role in group]}\n{self.log(name)}"
@@ -162,6 +162,11 @@ class Shop:
             )
         for role in running:
             assert role.stop() == 0, self.log(role.name)
+
+    def _at(self, group: Sequence[Role], wanted: Sequence[int]) -> bool:
+        for role in group:
+            assert role.process.poll() is None, f"{role.name} ended: {self.log(role.name)}"
+        return [mark for role in group for mark in role.watermarks()] == wanted
 
     def log(self, role: str) -> str:
         """Return the end of a role's log."""
