@@ -109,7 +109,7 @@ def money_field(
         if value.__class__ is not _Inexact:
             return value
         rounded()
-        return int(value)  # type: ignore[arg-type]  # an _Inexact is no None
+        return int(value)
 
     return counted
 

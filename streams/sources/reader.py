@@ -108,7 +108,8 @@ class Source:
         sent, sent_rows = accounts.sent, accounts.sent_rows
         position = 0
         for time, topic, key, value, rows in self._merged(accounts, end_ms):
-            if value.__class__ is Unreadable:
+            if isinstance(value, Unreadable):
+                accounts.unreadable[value.label] += 1
                 position += 1
                 if unreadable and position > skip:
                     yield SourceEvent(topic, key, time, value, rows, position)
@@ -133,6 +134,8 @@ class Source:
         streams = [self._stream(spec, file, accounts) for spec, file in self._files if (spec, file) not in plan]
         for item in _merge(streams):
             if end_ms is not None and item[0] >= end_ms:
+                # Whatever else was read already belongs to the time after the cut.
+                accounts.filtered["after_to"] = accounts.unsettled()
                 return
             yield item
 

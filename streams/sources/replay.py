@@ -12,13 +12,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from schemas.outputs import encode_dead_letter
-
 from schemas.codec import encode_event
+from schemas.outputs import encode_dead_letter
 from streams.errors import ConfigurationError
 from streams.records import DEADLETTERS
 from streams.settings import Settings
@@ -155,7 +154,7 @@ class _Run:
                 partition=0,
                 offset=value.row,
                 reason=value.reason,
-                detail=value.detail,
+                detail=f"{value.field}: {value.detail}",
                 appended_at=item.time_ms,
                 key=None,
                 value=value.data,
@@ -246,7 +245,7 @@ class _State:
 
 
 def _counts(source: Source, run: _Run, skip: int, seconds: float) -> dict[str, Any]:
-    accounts = asdict(source.accounts)
+    accounts = source.accounts.as_dict()
     unreadable = sum(accounts["unreadable"].values())
     if unreadable:
         accounts["sent"][DEADLETTERS] = unreadable

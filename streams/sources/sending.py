@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.codec import Marker, encode_event
 from streams.errors import TidecastError, TopicsError
-from streams.kafka import admin, partition_counts, producer_config
+from streams.kafka import partition_counts, producer_config, table_config
 from streams.records import CATALOG, CLICKSTREAM, DEADLETTERS, MARKER_HEADER, ORDERS, PLAN
 from streams.settings import Settings
 
@@ -67,17 +66,17 @@ class Sender:
 
     def ends(self) -> Counter[str]:
         """Return how many records each topic's log has ever held (the sum of its end offsets)."""
-        asked = admin(self._settings).list_offsets(
-            {
-                TopicPartition(self._prefix + topic, partition): OffsetSpec.latest()
-                for topic, partitions in self._partitions.items()
-                for partition in range(partitions)
-            },
-            request_timeout=10,
-        )
         found: Counter[str] = Counter()
-        for where, answer in asked.items():
-            found[where.topic.removeprefix(self._prefix)] += answer.result().offset
+        consumer = Consumer(table_config(self._settings))
+        try:
+            for topic, partitions in self._partitions.items():
+                for partition in range(partitions):
+                    where = TopicPartition(self._prefix + topic, partition)
+                    found[topic] += consumer.get_watermark_offsets(where, timeout=10.0)[1]
+        except KafkaException as error:
+            raise TidecastError(f"the ends of the topics cannot be read ({error.args[0].str()})") from error
+        finally:
+            consumer.close()
         return found
 
     def _produce(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from schemas.codec import Catalog, Click, Order, Plan
 from schemas.wire import MAX_QUANTITY
@@ -35,10 +36,19 @@ class Accounts:
     first_time: int | None = None
     last_time: int | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the accounts as plain data."""
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in data.items()}
+
+    def unsettled(self) -> int:
+        """Rows read of which is not known yet where they go; 0 once all events are read."""
+        parts = (self.filtered, self.unreadable, self.sent_rows)
+        return sum(self.rows.values()) - sum(sum(part.values()) for part in parts) - self.unchanged
+
     def balanced(self) -> bool:
         """Say whether every row is accounted for; so it is once all events are read."""
-        parts = (self.filtered, self.unreadable, self.sent_rows)
-        return sum(self.rows.values()) == sum(sum(part.values()) for part in parts) + self.unchanged
+        return self.unsettled() == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,14 @@ class Unreadable:
     table: str
     row: int
     reason: str
+    field: str
     detail: str
     data: bytes
+
+    @property
+    def label(self) -> str:
+        """Its name in the accounts."""
+        return f"{self.table}.{self.field}.{self.reason}"
 
 
 Item = tuple[int, str, bytes | None, Event | Unreadable, int]
@@ -84,9 +100,7 @@ class Table:
         self._accounts.filtered[label] += 1
 
     def _refuse(self, time: int, number: int, row: Row, bad: BadValue, encode: Callable[[Row], bytes]) -> Item:
-        label = f"{self._name}.{bad.field}.{bad.reason}"
-        self._accounts.unreadable[label] += 1
-        lost = Unreadable(self._name, number, bad.reason, f"{bad.field}: {bad.detail}", encode(row))
+        lost = Unreadable(self._name, number, bad.reason, bad.field, bad.detail, encode(row))
         return (time, self.topic, None, lost, 1)
 
     def _rounded(self) -> None:
