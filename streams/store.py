@@ -6,6 +6,7 @@ MULTI/EXEC. A string row begins with the event time it was last touched at (int6
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,6 +122,37 @@ class RedisStore:
         found = self._answer(heads) if keys else []
         old = [key for key, head in zip(keys, found, strict=True) if len(head) == 8 and last_touched(head) < before]
         return old, len(listed)
+
+    def keys(self, task: str) -> list[str]:
+        """Return the full names of all keys of a task: rows, lists of expiry and the header. Walks the whole store."""
+        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", self._name(task, "")) + "*"
+        return sorted(
+            name.decode() for name in self._answer(lambda: list(self._client.scan_iter(pattern, count=10_000)))
+        )
+
+    def drop(self, task: str) -> int:
+        """Delete header and rows of a task in one step, so that no half of them is left to be believed.
+
+        Returns the number of keys. Raises CheckpointConflict where a worker keeps writing.
+        """
+        header = self._name(task, HEADER_KEY)
+
+        def once() -> int:
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.watch(header)
+                names = self.keys(task)
+                pipe.multi()
+                for start in range(0, len(names), 1_000):
+                    pipe.unlink(*names[start : start + 1_000])
+                pipe.execute()
+                return len(names)
+
+        for _ in range(5):
+            try:
+                return int(self._answer(once))
+            except WatchError:
+                continue
+        raise CheckpointConflict(f"{task}: a worker keeps writing checkpoints; stop it first")
 
     def ping(self) -> bool:
         """Say whether the store answers."""

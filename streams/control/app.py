@@ -6,6 +6,7 @@ Nothing is kept in Faust's tables: what the agents know is rebuilt from the log 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,7 +27,7 @@ _LOG = logging.getLogger("tidecast.control")
 _TICK_S = 1.0
 
 
-class _Web(Web):
+class _Web(Web):  # type: ignore[misc]  # faust has no types that mypy --strict accepts
     """Only the pages of this module: Faust's own would show its inside, and take the first page's place."""
 
     default_blueprints = ()
@@ -35,7 +36,7 @@ class _Web(Web):
     optional_blueprints = ()
 
 
-class _App(faust.App):  # type: ignore[misc]  # faust has no types that mypy --strict accepts
+class _App(faust.App):  # type: ignore[misc]  # as above
     def _new_web(self) -> Web:
         return _Web(self)
 
@@ -74,12 +75,12 @@ class ControlApp:
             loghandlers=[],
         )
         self._status = self.app.topic(
+            # Bytes, read by ourselves: what Faust cannot read would end the agent.
             prefix + STATUS,
-            key_type=str,
-            value_type=dict,
+            key_type=bytes,
+            value_type=bytes,
             key_serializer="raw",
-            value_serializer="json",
-            internal=False,
+            value_serializer="raw",
         )
         self._facts = self.app.channel(maxsize=4)
         self.app.agent(self._facts, name="judge")(self._judge)
@@ -98,10 +99,8 @@ class ControlApp:
             self._control.quality.take(batch)
 
     async def _hear(self, statuses: Any) -> None:
-        async for key, status in statuses.items():
-            if isinstance(status, dict) and key is not None:
-                name = key.decode() if isinstance(key, bytes) else str(key)
-                self._control.workers.hear(name, status, self._control.wall_ms())
+        async for key, value in statuses.items():
+            self._control.workers.hear(key, value, self._control.wall_ms())
 
     async def _tick(self) -> None:
         control = self._control
@@ -118,7 +117,7 @@ class ControlApp:
         control = self._control
         statuses: list[Status] = [*await control.workers.ask(control.wall_ms()), control.status()]
         for status in statuses:
-            await self._status.send(key=status_key(status).encode(), value=status)
+            await self._status.send(key=status_key(status).encode(), value=json.dumps(status).encode())
 
     def _add_pages(self) -> None:
         control = self._control

@@ -46,7 +46,10 @@ class Control:
         return next_time(schedule, self.settings.shop.timezone, now_ms) if schedule else None
 
     def start_due_training(self) -> str | None:
-        """Start the training that is due; returns why one was refused. What came due while nobody ran is not made up."""
+        """Start the training that is due; returns why it was refused.
+
+        One that came due while this worker did not run is not made up for.
+        """
         now = self.wall_ms()
         if self.next_training is None or now < self.next_training:
             return None

@@ -96,7 +96,8 @@ def _purchase(quality: Mapping[str, Any]) -> str:
     skipped = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in quality["skipped"].items() if count)
     note = (
         f"<p class='quiet'>Event time settled to {_time(quality['watermark'])}; {quality['pending']['purchase']:,} "
-        f"pending; share of users judged {quality['sample']:.3g}{escape('; skipped: ' + skipped) if skipped else ''}.</p>"
+        f"pending; share of users judged {quality['sample']:.3g}{'; skipped: ' if skipped else ''}{escape(skipped)}."
+        "</p>"
     )
     calibration = "".join(
         _table(

@@ -24,8 +24,9 @@ from streams.telemetry import Telemetry, serve
 
 _LOG = logging.getLogger("tidecast.control")
 _RETRY_S = (1.0, 2.0, 5.0, 10.0)
-_TRAINING_GRACE_S = 6.0
-_STOP_S = 5.0
+# Together under ten seconds, whatever hangs.
+_TRAINING_GRACE_S = 5.0
+_STOP_S = 3.0
 
 
 def run_control(settings: Settings) -> int:
@@ -139,7 +140,7 @@ async def _serve(control: Control, stopping: asyncio.Event) -> None:
         reader.stop()
         await stop(app, _STOP_S)
         if reader.is_alive():
-            await asyncio.to_thread(reader.join, 3.0)
+            await asyncio.to_thread(reader.join, 1.0)
 
 
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,11 +39,18 @@ class Workers:
         async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
             return list(await asyncio.gather(*(self._ask(session, url, now_ms) for url in self._urls)))
 
-    def hear(self, key: str, status: Status, now_ms: int) -> None:
-        """Take a status from the topic; those of workers long silent are forgotten."""
-        self.heard[key] = status
+    def hear(self, key: bytes | None, value: bytes | None, now_ms: int) -> None:
+        """Take a status from the topic; those of workers long silent are forgotten, what is no status is passed by."""
+        try:
+            status = json.loads(value or b"")
+            name = (key or b"").decode()
+        except ValueError:
+            return
+        if not isinstance(status, dict) or not isinstance(status.get("at"), int):
+            return
+        self.heard[name] = status
         for other, known in list(self.heard.items()):
-            if now_ms - int(known.get("at", 0)) > _FORGET_AFTER_MS:
+            if now_ms - known["at"] > _FORGET_AFTER_MS:
                 del self.heard[other]
 
     async def _ask(self, session: aiohttp.ClientSession, url: str, now_ms: int) -> Status:

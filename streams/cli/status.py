@@ -1,0 +1,136 @@
+"""`tidecast status`: what the workers say of themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from streams.settings import Settings
+
+app = typer.Typer(help="Show what the workers say of themselves.")
+
+_TAIL = 2_000
+_TIMEOUT_S = 10.0
+
+
+@app.command()
+def status(
+    url: Annotated[list[str] | None, typer.Option(help="http://host:port of a worker's health; repeatable")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show the latest status of every worker.
+
+    With --url the workers themselves are asked; without, the topic that the control worker writes them to.
+    """
+    from streams.settings import load_settings
+
+    found = _ask(url) if url else _published(load_settings())
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    elif found:
+        from rich.console import Console
+
+        console = Console()
+        console.print(_table(found))
+        for name, one in found.items():
+            for line in _notes(one):
+                console.print(f"{name}: {line}", markup=False, highlight=False)
+    else:
+        typer.echo("no status was published lately; is the control worker running? Or ask workers by --url", err=True)
+        raise typer.Exit(1)
+
+
+def _ask(urls: list[str]) -> dict[str, dict[str, Any]]:
+    import asyncio
+    import time
+
+    from streams.control.workers import Workers, status_key
+
+    answers = asyncio.run(Workers(urls).ask(time.time_ns() // 1_000_000))
+    return {status_key(one): one for one in answers}
+
+
+def _published(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return the newest status by worker, from the end of the status topic."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    from streams import kafka
+    from streams.control.workers import Workers
+    from streams.errors import TopicsError
+    from streams.records import STATUS
+
+    topic = settings.kafka.prefix + STATUS
+    consumer = Consumer(kafka.table_config(settings))
+    workers = Workers(())
+    try:
+        if topic not in kafka.partition_counts(consumer):
+            raise TopicsError(f"topics are missing: {topic}; run 'tidecast topics create'")
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=_TIMEOUT_S)
+        consumer.assign([TopicPartition(topic, 0, max(low, high - _TAIL))])
+        ended = low == high
+        while not ended:
+            messages = consumer.consume(_TAIL, timeout=_TIMEOUT_S)
+            # Nothing but an end, or nothing for so long that Kafka must be gone: what was read is shown.
+            ended = not messages or any(message.error() is not None for message in messages)
+            for message in messages:
+                if message.error() is None:
+                    workers.hear(message.key(), message.value(), message.timestamp()[1])
+    finally:
+        consumer.close()
+    return dict(sorted(workers.heard.items()))
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("worker", "ready", "tasks", "watermark", "epochs", "as of"):
+        table.add_column(name)
+    for name, one in found.items():
+        tasks = one.get("tasks", {}).values()
+        marks = [task["watermark"] for task in tasks if task.get("watermark") is not None]
+        ready = Text("yes", "green") if one.get("ready") else Text(str(one.get("reason")), "red")
+        epochs = ", ".join(str(task.get("epoch")) for task in tasks)
+        table.add_row(Text(name), ready, str(len(tasks)), _time(min(marks, default=None)), epochs, _time(one.get("at")))
+    return table
+
+
+def _notes(one: Mapping[str, Any]) -> list[str]:
+    """Return lines on what does not fit the table: tallies of a stage, training and quality of the control worker."""
+    lines = []
+    counts: dict[str, int] = {}
+    for task in one.get("tasks", {}).values():
+        for what, count in task.get("counts", {}).items():
+            counts[what] = counts.get(what, 0) + count
+    if counts:
+        lines.append(", ".join(f"{what} {count:,}" for what, count in sorted(counts.items())))
+    training = one.get("training")
+    if training is not None:
+        last = training["last"]
+        said = "running" if training["running"] else "none yet" if last is None else f"exit code {last['exit_code']}"
+        lines.append(f"training {said}; next {_time(training['next_at'])}")
+    for name, figures in one.get("quality", {}).get("purchase", {}).items():
+        lines.append(
+            f"{name}:{figures['version']} log loss {figures['log_loss']:.4f} (best constant "
+            f"{figures['base_log_loss']:.4f}) over {figures['judged']:,}; drift: {figures['drift']['risen']}"
+        )
+    for name, figures in one.get("quality", {}).get("demand", {}).items():
+        if figures["wape"] is not None:
+            lines.append(
+                f"{name}:{figures['version']} WAPE {figures['wape']:.3f}, WQL {figures['wql']:.3f} over "
+                f"{figures['judged']:,} buckets"
+            )
+    return lines
+
+
+def _time(at_ms: int | None) -> str:
+    return "–" if at_ms is None else datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
