@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from models.labels import LabelClock
 from models.online import PRIOR_PROBABILITY
-from msgspec.structs import replace
 from schemas.internal import ExampleBatch
 
 _PRIOR_WEIGHT = 20

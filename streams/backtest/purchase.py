@@ -12,10 +12,10 @@ from typing import Any
 from schemas.codec import Click
 from schemas.internal import decode_examples
 from schemas.outputs import PurchasePrediction, decode_dead_letter, decode_prediction
-
 from streams.backtest.feed import Feed
 from streams.backtest.files import CsvRows, csv_file, make_folder, stamp, write_json
 from streams.backtest.promises import Promise, Promises
+from streams.backtest.quiet import quiet_demand_stage
 from streams.backtest.report import calibration_chart, heading, table, write_page
 from streams.backtest.scores import Scores
 from streams.backtest.sessions import Sessions
@@ -24,7 +24,6 @@ from streams.errors import SourceError
 from streams.records import CLICKSTREAM, DEADLETTERS, EXAMPLES, ORDERS, PREDICTIONS, Record
 from streams.settings import Settings
 from streams.sources import Source
-from streams.topologies.demand import DemandStage
 from streams.topologies.learn import LearnStage
 from streams.topologies.score import ScoreStage
 
@@ -113,7 +112,7 @@ class _Run:
         self._from = from_ms
         self._rows = rows
         self.scores = {CHAMPION: Scores(), BASE_RATE: Scores()}
-        self._driver = TopologyDriver(settings, [ScoreStage, DemandStage, LearnStage], retain=False)
+        self._driver = TopologyDriver(settings, [ScoreStage, quiet_demand_stage, LearnStage], retain=False)
         self._driver.tap(PREDICTIONS, self._on_prediction)
         self._driver.tap(EXAMPLES, self._on_examples)
         self._driver.tap(DEADLETTERS, self._on_dead_letter)

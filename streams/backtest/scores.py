@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from models import evaluation
 from numpy.typing import NDArray
+
+from models import evaluation
 
 Floats = NDArray[np.float64]
 

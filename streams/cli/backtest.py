@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,6 +49,50 @@ def purchase(
             horizon_s=horizon,
             report=lambda p: shown.update(p.events, p.time_ms, p.done),
         )
+    typer.echo(json.dumps(metrics))
+
+
+@app.command()
+def demand(
+    source: _Source,
+    out: _Out,
+    freq: Annotated[Literal["D", "W"], typer.Option(help="periods: days, or weeks from Monday", show_default=False)],
+    origins: Annotated[str, typer.Option(help="DATE[,DATE…]: first periods forecast", show_default=False)],
+    horizon: Annotated[int, typer.Option(help="periods ahead", min=1, max=366)] = 28,
+    top: Annotated[int | None, typer.Option(help="the N that sold most before the first origin", min=1)] = None,
+    keys: Annotated[Path | None, typer.Option(help="a file of keys, one a line", show_default=False)] = None,
+    level: Annotated[Literal["product", "category"], typer.Option(help="what a series is of")] = "product",
+    train: Annotated[
+        bool | None, typer.Option("--train/--no-train", help="the sequence model too; default: where torch is there")
+    ] = None,
+) -> None:
+    """Forecast the demand of SOURCE at rolling origins, each from what was known before it, and score what came.
+
+    Writes forecasts.csv, metrics.json and report.html into the folder of --out; the last line of standard output is
+    metrics.json on one line. Days and weeks are the shop's own, by the source's time zone.
+    """
+    import json
+    import sys
+
+    from streams.backtest.demand import DemandRequest, Watching, backtest_demand
+    from streams.backtest.forecasters import torch_is_here
+    from streams.backtest.origins import read_keys
+    from streams.cli._progress import EventProgress
+    from streams.cli._training import TrainingProgress
+    from streams.errors import ConfigurationError
+    from streams.settings import load_settings
+    from streams.sources import open_source
+
+    if train is None and not (train := torch_is_here()):
+        sys.stderr.write("the sequence model is left out: torch is not installed (pip install 'tidecast[train]')\n")
+    elif train and not torch_is_here():
+        raise ConfigurationError("--train needs torch: pip install 'tidecast[train]', or leave it out")
+    shop = open_source(source)
+    chosen = None if keys is None else tuple(read_keys(keys))
+    request = DemandRequest(freq, horizon, origins, top, chosen, level, train)
+    with EventProgress(f"backtest {shop.name}") as shown, TrainingProgress() as training:
+        watching = Watching(shown.update, training.update, training.note)
+        metrics = backtest_demand(shop, load_settings(), request, out, watching)
     typer.echo(json.dumps(metrics))
 
 

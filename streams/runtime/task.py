@@ -200,6 +200,7 @@ class Task:
 
     def expire(self, period: int, keys: Sequence[str], looked_at: int, complete: bool) -> None:
         """Drop rows that the store says are old, unless they were touched in memory since."""
+        self._gather()
         old = [key for key in keys if self._listed.get(key, period) <= period]
         self.state.forget(old)
         for key in old:
@@ -212,16 +213,8 @@ class Task:
 
     def checkpoint(self) -> Checkpoint:
         """Gather everything changed since the last one. Call `written` once it stands, else just call again."""
+        self._gather()
         rows, touched = self._unwritten
-        changed = self.state.drain()
-        for key, row in changed.items():
-            if row is not None and key.startswith(self.stage.expiring):
-                period = last_touched(row) // _PERIOD_MS
-                if self._listed.get(key, -1) < period:
-                    self._listed[key] = period
-                    self._periods.add(period)
-                    touched.setdefault(period, []).append(key)
-        rows.update(changed)
         rows.update(self._dedup.drain(self.watermark))
         floor = self.state.floor()
         offsets = self.offsets() | dict(floor or {})
@@ -253,6 +246,19 @@ class Task:
             self._listed.clear()
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        """Take what changed since the last time to the rows that wait to be written."""
+        rows, touched = self._unwritten
+        changed = self.state.drain()
+        for key, row in changed.items():
+            if row is not None and key.startswith(self.stage.expiring):
+                period = last_touched(row) // _PERIOD_MS
+                if self._listed.get(key, -1) < period:
+                    self._listed[key] = period
+                    self._periods.add(period)
+                    touched.setdefault(period, []).append(key)
+        rows.update(changed)
 
     def _decode(self, record: Record) -> tuple[int, object]:
         kind = next((value for name, value in record.headers if name == MARKER_HEADER), None)
