@@ -36,6 +36,7 @@ _SEASON_PSEUDO = 8  # observations' worth of a flat profile
 _SEASON_GAIN = 0.05  # share of squared error a profile must save
 _SAME_PLACE = 0.25  # share of weight that goes to the step's own place in the season
 _LEVEL_TRUST = 0.5
+_GUESS = 2  # observations' worth of the first guess of a series' spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,10 @@ def forecast(
         scale *= profile[cycle.place(ahead)]
     flat = flat * _level_ratio(flat, weights, pace)
 
-    whole = _Cycle(1, 1) if not cycles else cycles[0]
+    whole = cycles[0] if cycles else _Cycle(1, 1)
+    place = whole.place(time)
+    doubts, doubt = _doubts(flat, weights)
+    flat, weights, place = np.append(flat, doubts), np.append(weights, doubt), np.append(place, [-1] * len(doubts))
     order = np.argsort(flat, kind="stable")
     # A smoothed level wanders: its error grows with the steps ahead.
     widening = np.sqrt(1 + np.arange(horizon) * (_LEVEL_TRUST * pace.alpha) ** 2)
@@ -108,7 +112,7 @@ def forecast(
     _distributions(
         flat[order],
         weights[order],
-        whole.place(time)[order],
+        place[order],
         whole.place(ahead),
         closed,
         widening,
@@ -146,6 +150,19 @@ def _level_ratio(flat: _Floats, weights: _Floats, pace: _Pace) -> float:
     return float(min(max(ratio, 1 / 3), 3.0) ** _LEVEL_TRUST)
 
 
+def _doubts(flat: _Floats, weights: _Floats) -> tuple[list[float], list[float]]:
+    """Return three made-up observations and their weights, one newest bucket's in all: a short history knows little.
+
+    They lie about the mean, two standard deviations apart, for which half the mean is the first guess.
+    """
+    total = weights.sum()
+    mean = (flat * weights).sum() / total
+    variance = ((flat - mean) ** 2 * weights).sum()
+    deviation = ((variance + _GUESS * (mean / 2) ** 2) / (total + _GUESS)) ** 0.5
+    reach = min(mean, 2 * deviation)
+    return [mean - reach, mean, mean + reach], [1 / 3] * 3
+
+
 @njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no stubs
 def _closed(place: _Ints, size: int, roots: _Floats) -> _Floats:
     """Return the probability (size,) that nothing can be sold at each place of the cycle."""
@@ -153,10 +170,12 @@ def _closed(place: _Ints, size: int, roots: _Floats) -> _Floats:
     for n in range(len(place)):
         count[place[n]] += 1
         zeros[place[n]] += roots[n] == 0.0
-    chance = np.zeros(size)
+    chance, all_zeros = np.zeros(size), 0.0
+    for p in range(size):
+        all_zeros += zeros[p]
     for p in range(size):
         if count[p] >= 2 and zeros[p] == count[p]:
-            elsewhere = (zeros.sum() - zeros[p] + 0.5) / (len(place) - count[p] + 1)
+            elsewhere = (all_zeros - zeros[p] + 0.5) / (len(place) - count[p] + 1)
             chance[p] = _PRIOR_CLOSED / (_PRIOR_CLOSED + (1 - _PRIOR_CLOSED) * elsewhere ** count[p])
     return chance
 
@@ -164,20 +183,27 @@ def _closed(place: _Ints, size: int, roots: _Floats) -> _Floats:
 @njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no stubs
 def _profile(place: _Ints, size: int, roots: _Floats, weights: _Floats) -> _Floats:
     """Return the factors (size,) of a cycle, all 1 unless they would have forecast what they had not seen."""
-    total = weights.sum()
-    level = (roots * weights).sum() / total
-    evidence = np.full(size, _SEASON_PSEUDO * total / len(weights))
-    excess = np.zeros(size)
+    total, level = 0.0, 0.0
+    for n in range(len(place)):
+        total += weights[n]
+        level += weights[n] * roots[n]
+    level /= total
+    evidence, profile = np.empty(size), np.empty(size)
+    evidence[:] = _SEASON_PSEUDO * total / len(weights)
+    profile[:] = evidence
     for n in range(len(place)):
         evidence[place[n]] += weights[n]
-        excess[place[n]] += (roots[n] / level - 1) * weights[n]
-    profile = np.maximum(1 + excess / evidence, 0.2)
+        profile[place[n]] += weights[n] * roots[n] / level
+    for p in range(size):
+        profile[p] = max(profile[p] / evidence[p], 0.2)
     flat_error, error = 0.0, 0.0
     for n in range(len(place)):
         own_share = min(weights[n] / evidence[place[n]], 0.9)
         flat_error += weights[n] * (roots[n] - level) ** 2
         error += weights[n] * ((roots[n] - level * profile[place[n]]) / (1 - own_share)) ** 2
-    return profile if error < (1 - _SEASON_GAIN) * flat_error else np.ones(size)
+    if error >= (1 - _SEASON_GAIN) * flat_error:
+        profile[:] = 1.0
+    return profile
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no stubs
@@ -218,11 +244,23 @@ def _distributions(
         for n in range(len(flat)):
             positions[n] = (positions[n] + 0.5 * margin) / (total + margin)
         mean[step] = (1 - closed[step]) * moment / total
-        middle = np.interp(0.5, positions, flat)
+        middle = _quantile(0.5, positions, flat)
         for q in range(len(levels)):
             open_level = levels[q] - closed[step]
             value = 0.0
             if open_level > 0:
-                value = np.interp(open_level / (1 - closed[step]), positions, flat)
+                value = _quantile(open_level / (1 - closed[step]), positions, flat)
                 value = max(middle + (value - middle) * widening[step], 0.0)
             found[step, q] = max(value, found[step, q - 1]) if q else value
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba has no stubs
+def _quantile(level: float, positions: _Floats, values: _Floats) -> float:
+    """Return the value at `level` by linear interpolation; beyond the ends, the outermost value."""
+    if level <= positions[0]:
+        return float(values[0])
+    for n in range(1, len(positions)):
+        if level <= positions[n]:
+            part = (level - positions[n - 1]) / (positions[n] - positions[n - 1])
+            return float(values[n - 1] + part * (values[n] - values[n - 1]))
+    return float(values[-1])
