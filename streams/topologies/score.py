@@ -281,6 +281,7 @@ class _ScoreState:
         said.clicks.append((len(columns) - 1, click, cause, (self._positions[0], self._positions[1])))
 
     def _on_order(self, order: Order, columns: EventColumns, said: _Said, step: Step) -> None:
+        step.count("orders_applied")
         key = _book_key(order)
         book = self._books[key]
         self._dirty_books.add(key)
@@ -317,23 +318,21 @@ class _ScoreState:
     def _apply_line(
         self, order: Order, line: Bought, kind: EventKind, sign: int, columns: EventColumns, said: _Said
     ) -> None:
-        # A cancellation undoes demand where it was counted; a return is an event of its own, at its own time.
-        time = line.time if kind == EventKind.CANCEL else order.time
-        self._act(
-            said,
-            ActivityRow(
+        # A product's row takes a purchase back where it was counted: `line.time`. What matched none undoes nothing.
+        undo = line.time if kind != EventKind.PURCHASE else 0
+        if kind == EventKind.PURCHASE or undo:
+            row = ActivityRow(
                 line.product_id,
                 line.category_id,
                 kind,
-                time,
+                line.time,
                 sign * line.left,
                 sign * line.value_minor,
                 line.price,
                 order.user_id is not None,
-            ),
-        )
+            )
+            self._act(said, row)
         if order.user_id is not None:
-            undo = line.time if kind in (EventKind.CANCEL, EventKind.RETURN) else 0
             columns.append(
                 order.user_id,
                 kind,

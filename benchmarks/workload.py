@@ -1,0 +1,66 @@
+"""The work that every contender gets: clicks of Zipf users on Zipf products, written to a topic beforehand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from confluent_kafka import Producer
+
+START_MS = 1_700_000_000_000
+KINDS = ("view", "add_to_cart", "wishlist", "search")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """How much: events, users, products, partitions."""
+
+    events: int = 100_000
+    users: int = 100_000
+    products: int = 10_000
+    partitions: int = 1
+    seed: int = 1
+
+
+def zipf(chance: np.random.Generator, size: int, count: int, exponent: float = 1.1) -> np.ndarray:
+    """Return `count` ranks below `size` with Zipf weights."""
+    weights = 1.0 / np.arange(1, size + 1) ** exponent
+    return np.searchsorted(np.cumsum(weights) / weights.sum(), chance.random(count))
+
+
+def preload(bootstrap: str, prefix: str, work: Workload) -> None:
+    """Write the clicks to `<prefix>clickstream` and close clicks and orders with end markers."""
+    chance = np.random.default_rng(work.seed)
+    users = zipf(chance, work.users, work.events).tolist()
+    products = zipf(chance, work.products, work.events).tolist()
+    kinds = chance.choice(len(KINDS), work.events, p=[0.85, 0.08, 0.04, 0.03]).tolist()
+    times = (START_MS + np.cumsum(chance.integers(0, 200, work.events))).tolist()
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "partitioner": "murmur2_random"})
+    for number in range(work.events):
+        user = f"u{users[number]}"
+        value = orjson.dumps(
+            {
+                "event_id": f"e{number}",
+                "type": KINDS[kinds[number]],
+                "time": times[number],
+                "user_id": user,
+                "session_id": None,
+                "product_id": f"p{products[number]}",
+                "unit_price": 500 + products[number] % 4_000,
+                "currency": "EUR",
+            }
+        )
+        while True:
+            try:
+                producer.produce(prefix + "clickstream", value, key=user)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    marker = json.dumps({"time": times[-1], "source": "bench"})
+    for topic in ("clickstream", "orders"):
+        for partition in range(work.partitions):
+            producer.produce(prefix + topic, marker, partition=partition, headers=[("tidecast-marker", b"end")])
+    if producer.flush(60):
+        raise RuntimeError("the workload could not be written; is the broker up?")
