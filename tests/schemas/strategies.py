@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+# How fast examples are drawn says how busy the machine is, and nothing about a law.
+LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 HARD_TIMES = [
     "2014-04-01T03:00:00Z",

@@ -17,8 +17,9 @@ from schemas import codec, events, wire
 from schemas.codec import DecodeError
 from schemas.contracts import contracts
 from tests.schemas import strategies as near
+from tests.schemas.strategies import LAW
 
-EXAMPLES = 400
+EXAMPLES = 300
 PAIRS: dict[str, tuple[Callable[[bytes], Any], Callable[[bytes], Any], st.SearchStrategy[bytes]]] = {
     "click": (codec.decode_click, events.parse_click, near.clicks()),
     "order": (codec.decode_order, events.parse_order, near.orders()),
@@ -54,7 +55,7 @@ def test_codec_and_contract_agree(kind: str) -> None:
     """Both accept the same bytes with the same values, and refuse the same for the same reason."""
     decode, parse, strategy = PAIRS[kind]
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(LAW, max_examples=EXAMPLES)
     @given(strategy | near.mutated(strategy) | st.binary(max_size=40))
     def law(data: bytes) -> None:
         assert outcome(decode, data) == outcome(parse, data)
@@ -62,7 +63,7 @@ def test_codec_and_contract_agree(kind: str) -> None:
     law()
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(LAW, max_examples=EXAMPLES)
 @given(
     near.mutated(near.clicks())
     | near.mutated(near.plans())
@@ -87,7 +88,7 @@ def test_the_grammar_is_rfc_8259(data: bytes) -> None:
         assert not ok
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(LAW, max_examples=EXAMPLES)
 @given(near.mutated(near.clicks()))
 def test_pydantic_alone_agrees_where_the_grammar_holds(data: bytes) -> None:
     """For JSON without repeated keys, `model_validate_json` of the bare model is the contract too."""
@@ -117,7 +118,7 @@ def test_the_schema_takes_what_the_contract_takes(kind: str) -> None:
     name = {"click": "clickstream", "order": "orders"}.get(kind, kind)
     validator = jsonschema.Draft202012Validator(contracts()[name].schema)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(LAW, max_examples=150)
     @given(strategy)
     def law(data: bytes) -> None:
         try:
@@ -204,7 +205,7 @@ def test_encoding_is_undone_by_decoding(kind: str) -> None:
     """What was decoded, encoded and decoded again is the same event."""
     decode, _, strategy = PAIRS[kind]
 
-    @settings(max_examples=150, deadline=None)
+    @settings(LAW, max_examples=150)
     @given(strategy)
     def law(data: bytes) -> None:
         try:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas import internal
 from schemas.internal import ActivityBatch, ActivityRow, EventKind, Example, ExampleBatch, Outcome
 from schemas.wire import DecodeError
+from tests.schemas.strategies import LAW
 
 _text = st.text(max_size=8)
 _integer = st.integers(-(2**63), 2**63 - 1)
@@ -31,12 +32,14 @@ activities = st.builds(ActivityBatch, *_head, st.lists(_rows, max_size=4))
 examples = st.builds(ExampleBatch, *_head, _text, st.lists(_examples, max_size=3), st.lists(_outcomes, max_size=3))
 
 
+@LAW
 @given(activities)
 def test_activity_comes_back(batch: ActivityBatch) -> None:
     """Decoding undoes encoding."""
     assert internal.decode_activity(internal.encode_activity(batch)) == batch
 
 
+@LAW
 @given(examples)
 def test_examples_come_back(batch: ExampleBatch) -> None:
     """Decoding undoes encoding, to the last bit of a vector."""
@@ -47,6 +50,7 @@ def test_examples_come_back(batch: ExampleBatch) -> None:
 def test_any_other_bytes_are_refused_with_a_reason(decode: Callable[[bytes], Any]) -> None:
     """Whatever the bytes, the answer is a batch or a DecodeError."""
 
+    @LAW
     @given(st.binary(max_size=60) | activities.map(internal.encode_activity).map(lambda data: data[:-1]))
     def law(data: bytes) -> None:
         try:

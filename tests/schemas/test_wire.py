@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from schemas import wire
 from schemas.wire import DecodeError, load_object, parse_time
+from tests.schemas.strategies import LAW
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
@@ -19,6 +20,7 @@ BOUNDS = (datetime(1970, 1, 3), datetime(2099, 12, 29))  # noqa: DTZ001  # hypot
 MOMENTS = st.datetimes(*BOUNDS, timezones=OFFSETS)
 
 
+@LAW
 @given(MOMENTS, st.sampled_from(["Tt", "tz"]), st.integers(0, 9))
 def test_times_are_read_exactly(moment: datetime, letters: str, digits: int) -> None:
     """A written time is read to its millisecond, finer digits cut, in whatever offset and case it is written."""
@@ -29,6 +31,7 @@ def test_times_are_read_exactly(moment: datetime, letters: str, digits: int) -> 
     assert parse_time(text) == (moment.replace(microsecond=0) + kept - EPOCH) // timedelta(milliseconds=1)
 
 
+@LAW
 @given(st.datetimes(*BOUNDS), st.sampled_from("Zz"), st.booleans())
 def test_the_usual_form_reads_like_any_other(moment: datetime, zone: str, whole: bool) -> None:
     """The short cut for the usual form gives what the general way gives."""
@@ -68,6 +71,7 @@ def test_other_texts_are_no_times(text: str) -> None:
         parse_time(text)
 
 
+@LAW
 @given(st.text(alphabet="0123456789-:.TZtz+ W", max_size=30) | st.text(max_size=30))
 @example("2014-04-01T03:00:00.123Z")
 def test_any_text_is_a_time_or_refused(text: str) -> None:
@@ -96,6 +100,7 @@ def test_what_is_no_json_object_is_refused(data: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+@LAW
 @given(st.integers(0, 70), st.integers(0, 70), st.booleans())
 def test_depth_is_counted_in_levels(arrays: int, objects: int, quoted: bool) -> None:
     """Only brackets that nest count; those within strings or side by side do not."""
