@@ -79,14 +79,24 @@ class PurchaseLearner:
         A version is due every `publish_every` learnt examples, and before the first of these at 64, 128, 256 …: what
         has only just begun to learn has most to gain.
         """
+        return self.learn(self.clock.feed(partition, offset, batch))
+
+    def learn(self, labels: Iterable[Label]) -> list[Snapshot]:
+        """Predict, score and learn `labels`, in order of their known-at; return the versions that became due."""
         snapshots = []
-        labels = self.clock.feed(partition, offset, batch)
         for _, instant in groupby(labels, key=_known_at):
             for label, logs in self._predict(instant):
                 self._learn(label, logs)
                 if self._due():
                     snapshots.append(self.snapshot())
         return snapshots
+
+    def predict_proba_one(self, vector: Vector) -> float:
+        """Return River's own probability for one raw vector (F,), not clipped; the served model agrees with it."""
+        logs = finite_logs(vector)
+        if logs is None:
+            raise ValueError(f"learner: vector {vector!r:.200}: finite values expected")
+        return float(self._regression.predict_proba_one(self._named(logs))[True])
 
     def _predict(self, instant: Iterable[Label]) -> list[tuple[Label, Vector]]:
         """Score the labels of one instant against the model as it is; return those that can be learnt."""
@@ -98,7 +108,7 @@ class PurchaseLearner:
                 continue
             usable.append((label, logs))
             if not label.correction:
-                probability = self._regression.predict_proba_one(self._named(logs))[True]
+                probability = float(self._regression.predict_proba_one(self._named(logs))[True])
                 self.progress.score(probability, label.example.probability, label.positive)
         return usable
 
@@ -234,29 +244,31 @@ class Progress(msgspec.Struct):
         }
 
 
-class _WeightRate(optim.base.Scheduler):  # type: ignore[misc]  # River is not typed
+class WeightRate(optim.base.Scheduler):  # type: ignore[misc]  # River is not typed
     """Decays with the square root of time, down to a floor that keeps up with drift."""
 
     def get(self, t: int) -> float:
+        """Return the rate of step `t`."""
         return max(0.006 / math.sqrt(1 + t / 100), 2e-4)
 
 
-class _InterceptRate(optim.base.Scheduler):  # type: ignore[misc]  # River is not typed
+class InterceptRate(optim.base.Scheduler):  # type: ignore[misc]  # River is not typed
     """A damped Newton step: the rarer positives are, the longer the way of the intercept on the logit scale."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def get(self, t: int) -> float:
+        """Return the rate of step `t`."""
         base = (self.progress.positives + 1) / (self.progress.scored + 20)
         return min(max(0.5 / (t + 100), 3e-5) / (base * (1 - base)), 0.3)
 
 
 def _regression(progress: Progress) -> linear_model.LogisticRegression:
     return linear_model.LogisticRegression(
-        optimizer=optim.SGD(_WeightRate()),
+        optimizer=optim.SGD(WeightRate()),
         intercept_init=math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)),
-        intercept_lr=_InterceptRate(progress),
+        intercept_lr=InterceptRate(progress),
     )
 
 
