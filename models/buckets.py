@@ -37,7 +37,7 @@ def bucket_index(starts_ms: Iterable[int], freq: Freq, timezone: str) -> Ints:
 
     Hours count from 1970 in UTC, days and weeks (which begin on Monday) by the calendar of `timezone`.
 
-    >>> bucket_index([1301180400000, 1301266800000 - 3_600_000], "D", "Europe/London")  # a day of 23 hours
+    >>> bucket_index([1301184000000, 1301266800000], "D", "Europe/London")  # a day of 23 hours
     array([15060, 15061])
     """
     starts = np.fromiter(starts_ms, dtype=np.int64)

@@ -8,8 +8,8 @@
     <root>/<model>/<version>/card.json            what the version is, with the SHA-256 of the tensors
     <root>/<model>/<version>/signature            Ed25519 over the card, base64
 
-A version is plain data: it is verified before it is read, and never unpickled. The signature covers the card, the card's
-hash covers the tensors, so a changed bit anywhere is refused.
+A version is plain data: verified before it is read, never unpickled. The signature covers the card and the card's hash
+the tensors, so a changed bit anywhere is refused.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Version:
 
 
 class Registry:
-    """Versions under `root`. `signing_key` and `trusted_key` name PEM files elsewhere; by default they are made here."""
+    """Versions under `root`. `signing_key` and `trusted_key` name PEM files elsewhere; the default is made here."""
 
     def __init__(self, root: Path, *, signing_key: Path | None = None, trusted_key: Path | None = None) -> None:
         self.root = root
@@ -106,7 +106,7 @@ class Registry:
         self._trusted_key = trusted_key or self._signing_key.with_suffix(".pub")
 
     def register(self, card: Card, tensors: Mapping[str, NDArray[Any]]) -> Card:
-        """Write a version once, signed; return its card with the tensors' hash. VersionExists if it is there already."""
+        """Write a version once, signed; return its card with the tensors' hash. VersionExists if it is there."""
         folder = self._folder(card.model, card.version)
         weights = save_tensors({name: np.ascontiguousarray(value) for name, value in sorted(tensors.items())})
         card = Card(**{**_plain(card), "sha256": hashlib.sha256(weights).hexdigest()})
@@ -201,13 +201,17 @@ class Registry:
             self._set_promotions(model, [*promoted, version])
         return card
 
-    def rollback(self, model: str) -> Card:
-        """Make the champion's predecessor champion again, and return its verified card."""
+    def predecessor(self, model: str) -> Card | None:
+        """Return the verified card of the champion before this one, None if that was the baseline."""
         promoted = self._promotions(model)
-        if len(promoted) < 2:
-            raise VersionNotFound(f"{self.root / model}: there is no earlier champion to roll back to")
-        card = self.card(model, promoted[-2])
-        self._set_promotions(model, promoted[:-1])
+        if not promoted:
+            raise VersionNotFound(f"{self.root / model}: nothing was promoted, so there is nothing to roll back")
+        return self.load(model, promoted[-2]).card if len(promoted) > 1 else None
+
+    def rollback(self, model: str) -> Card | None:
+        """Make the champion's predecessor champion again, and return its verified card (None: the baseline)."""
+        card = self.predecessor(model)
+        self._set_promotions(model, self._promotions(model)[:-1])
         return card
 
     def _folder(self, model: str, version: str) -> Path:
@@ -229,22 +233,26 @@ class Registry:
 
     def _private_key(self) -> Ed25519PrivateKey:
         if not self._signing_key.exists():
-            self._make_keys()
+            if self._trusted_key.exists():
+                raise SignatureMissing(
+                    f"{self._signing_key}: is not here, but {self._trusted_key} is; bring the private key that belongs "
+                    "to it, or every worker would refuse what this one signs"
+                )
+            self._make_key()
         key = serialization.load_pem_private_key(self._signing_key.read_bytes(), password=None)
         if not isinstance(key, Ed25519PrivateKey):
             raise RegistryError(f"{self._signing_key}: is no Ed25519 key")
+        if not self._trusted_key.exists():
+            public = key.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            write_atomically(self._trusted_key, public)
         return key
 
-    def _make_keys(self) -> None:
-        key = Ed25519PrivateKey.generate()
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        public = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+    def _make_key(self) -> None:
+        pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+        private = Ed25519PrivateKey.generate().private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
         self._signing_key.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._signing_key.with_suffix(".pub"), public)
         write_atomically(self._signing_key, private, 0o600)
 
     def _verify(self, folder: Path, card: bytes) -> None:

@@ -16,9 +16,7 @@ from models.buckets import Floats, Ints, calendar, phase
 from models.sequence import SequenceSpec
 from models.windows import Panel, ahead_width, fill_window, past_width
 
-MIN_SEEN = {"H": 24, "D": 14, "W": 8}
-"""Buckets a product must have been on sale before a forecast of it is learnt from or served."""
-
+_LEAST = {"H": 25, "D": 15, "W": 9}
 _VALIDATION = {"H": 48, "D": 14, "W": 8}
 _VALIDATION_ORIGINS = 4
 _MIN_WINDOWS = 32
@@ -39,7 +37,7 @@ class Split:
     @classmethod
     def of(cls, panel: Panel, horizon: int) -> Split:
         """Cut the panel by time; NotEnoughHistory where the parts would be too short."""
-        least = MIN_SEEN[panel.freq] + 1
+        least = _LEAST[panel.freq]
         held_out = panel.buckets - horizon
         validation = max(horizon, min(_VALIDATION[panel.freq], held_out // 4))
         cut = held_out - validation
@@ -84,7 +82,7 @@ class Samples:
     def eligible(self, first: int, last: int) -> tuple[Ints, Ints, Floats]:
         """Return series, origins and mean sales of all windows whose origin is in ``[first, last)``.
 
-        A window counts where its product was on sale long enough, and sold anything within the context.
+        A window counts where its product sold anything within the context: the same ones are forecast when serving.
         """
         context = self._spec.context
         known = np.isfinite(self._quantity)
@@ -95,7 +93,7 @@ class Samples:
         ends, starts = origin + context - 1, origin - 1
         in_seen = seen[:, ends] - np.where(starts >= 0, seen[:, starts], 0.0)
         in_sold = sold[:, ends] - np.where(starts >= 0, sold[:, starts], 0.0)
-        enough = (in_seen >= MIN_SEEN[self._spec.freq]) & (in_sold > 0.0)
+        enough = in_sold > 0.0
         series, at = np.nonzero(enough)
         return series, origin[at], (in_sold / np.maximum(in_seen, 1.0))[enough]
 
@@ -130,7 +128,7 @@ def check_enough(windows: int, panel: Panel) -> None:
     if windows < _MIN_WINDOWS:
         raise NotEnoughHistory(
             f"{windows} training windows in {panel.buckets} closed buckets of {len(panel.products)} products, fewer "
-            f"than {_MIN_WINDOWS}: most products have sold for less than {MIN_SEEN[panel.freq]} buckets; train later"
+            f"than {_MIN_WINDOWS}; train later"
         )
 
 

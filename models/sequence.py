@@ -21,10 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.buckets import CONTEXT, SEASON, Floats, Freq, Ints, calendar, phase
+from models.seasonal import QUANTILES
 from models.windows import ahead_width, fill_window, left_pad, past_width
-
-QUANTILES = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
-"""The quantiles that are forecast, in rising order."""
 
 FORMAT = 1
 """Meaning of the inputs and tensors; a change of either raises it, and older versions are refused."""

@@ -34,6 +34,10 @@ class TorchMissing(ImportError):
     """torch is not installed; serving does not need it, training does."""
 
 
+class DeviceMissing(ValueError):
+    """The device asked for is not here, or this torch cannot use it."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """How to train; `windows` and `batch` count windows, `patience` epochs without a better validation."""
@@ -51,12 +55,16 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is: `batch` of `batches` in `epoch` of `epochs` (from 1); scores of the last epoch that ended."""
+    """Where a run is: `done` of `epochs`, and `batch` of `batches` in the next; `ended`: an epoch was just saved.
 
-    epoch: int
+    `loss` and `validation` are of the last epoch done, `best` is the lowest validation WQL so far.
+    """
+
+    done: int
     epochs: int
     batch: int
     batches: int
+    ended: bool = False
     loss: float | None = None
     validation: float | None = None
     best: float | None = None
@@ -104,8 +112,7 @@ def train(
 ) -> Trained:
     """Train to the end, from the folder's checkpoint where it belongs to this very run.
 
-    Raises NotEnoughHistory where there is too little to learn from, TorchMissing without torch, and ValueError for a
-    device that is not here.
+    Raises NotEnoughHistory where there is too little to learn from, TorchMissing without torch, and DeviceMissing.
     """
     split = Split.of(panel, spec.horizon)
     samples = Samples(panel.before(split.held_out), spec)
@@ -137,7 +144,7 @@ def train(
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the torch device of a setting: "auto" takes a GPU where there is one; ValueError if it is not here."""
+    """Return the torch device of a setting: "auto" takes a GPU where there is one. Raises DeviceMissing."""
     _torch()
     import torch
 
@@ -148,7 +155,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"train.device = {name!r}: not usable here ({reason}); use auto or cpu") from error
+        raise DeviceMissing(f"train.device = {name!r}: not usable here ({reason}); use auto or cpu") from error
     return device
 
 
@@ -275,7 +282,7 @@ class _Run:
     def progress(self, batch: int, batches: int, *, ended: bool = False) -> Progress:
         """Return where the run is."""
         last, best = (self.history[-1], min(self.history)) if self.history else (None, None)
-        return Progress(self.epoch + (not ended), self.config.epochs, batch, batches, self.loss, last, best)
+        return Progress(self.epoch, self.config.epochs, batch, batches, ended, self.loss, last, best)
 
 
 def _validation(samples: Samples, split: Split) -> list[Batch]:

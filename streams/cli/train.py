@@ -15,9 +15,7 @@ app = typer.Typer(help="Train the sequence model.")
 @app.command()
 def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="at most this many; default: train.epochs")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="equal seeds give equal weights on a CPU; default: train.seed")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="equal seeds train alike; default: train.seed")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps; default: train.device")] = None,
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="drop a run that was interrupted")] = False,
 ) -> None:
@@ -48,6 +46,6 @@ def train(
 def _in_words(figures: dict[str, object]) -> str:
     if figures["version"] is None:
         return f"not trained: {figures['reason']}"
-    lstm, seasonal, win = (figures[name] for name in ("wql_lstm", "wql_seasonal", "win"))
+    lstm, seasonal, win = (figures.get(name, float("nan")) for name in ("wql_lstm", "wql_seasonal", "win"))
     verdict = "promoted" if figures["decision"] == "promoted" else "stays in shadow"
     return f"{figures['version']}: WQL {lstm:.4f}, seasonal forecast {seasonal:.4f} ({win:+.1%}): {verdict}"
