@@ -3,6 +3,9 @@
 A line with a negative quantity under "cancelled" or "returned" is goods coming back: it makes an order event
 "returned" with the quantity positive. Under any other status it is a correction of the shop's stock, no sale, and is
 counted as filtered.
+
+Lines of one order id that lie apart are orders of their own: the later ones get ``<id>#<row>`` as theirs, for a second
+purchase under a known id would be taken for the first one, told again.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from streams.sources.ordering import TimedRow
 from streams.sources.table import Accounts, Item, Table, not_negative, positive
 from streams.sources.values import BadValue
 
+# Longer than any reader keeps a customer's orders; it bounds the memory here.
+_REMEMBERED_MS = 35 * 86_400_000
+
 
 @dataclass(slots=True)
 class _Draft:
@@ -27,9 +33,8 @@ class _Draft:
 
     time: int
     event_id: str
-    order: str
-    user: str | None
-    status: str
+    order_id: str
+    name: tuple[str, str | None, str]
     session: str | None
     country: str | None
     channel: str | None
@@ -54,6 +59,7 @@ class Orders(Table):
         self._within = spec.within_ms
         self._drafts: deque[_Draft | _Waiting] = deque()
         self._open: dict[tuple[str, str | None, str], _Draft] = {}
+        self._placed: dict[tuple[str, str | None, str], int] = {}
         self._order = required("order", text_field("order", spec.order, index))
         self._product = required("product", text_field("product", spec.product, index))
         self._status = required("status", text_field("status", spec.status, index))
@@ -111,7 +117,8 @@ class Orders(Table):
         draft = self._open.get(name)
         if draft is None or len(draft.lines) == MAX_LINES:
             event_id = f"{self._prefix}{number}"
-            draft = _Draft(time, event_id, order, user, status, session, country, channel, [])
+            known_as = order if self._is_first(name, time) else f"{order}#{number}"
+            draft = _Draft(time, event_id, known_as, name, session, country, channel, [])
             self._open[name] = draft
             self._drafts.append(draft)
         draft.lines.append(line)
@@ -123,12 +130,22 @@ class Orders(Table):
             yield draft.item if isinstance(draft, _Waiting) else self._finish(draft)
 
     def _finish(self, draft: _Draft) -> Item:
-        name = (draft.order, draft.user, draft.status)
-        if self._open.get(name) is draft:
-            del self._open[name]
+        order, user, status = draft.name
+        if self._open.get(draft.name) is draft:
+            del self._open[draft.name]
         event = Order(
-            draft.event_id, draft.order, draft.status, draft.time,  # type: ignore[arg-type]
-            tuple(draft.lines), draft.user, draft.session,
+            draft.event_id, draft.order_id, status, draft.time,  # type: ignore[arg-type]
+            tuple(draft.lines), user, draft.session,
             self._source.currency, draft.country, draft.channel,
         )  # fmt: skip
-        return (draft.time, ORDERS, (draft.user or draft.order).encode(), event, len(draft.lines))
+        return (draft.time, ORDERS, (user or order).encode(), event, len(draft.lines))
+
+    def _is_first(self, name: tuple[str, str | None, str], time: int) -> bool:
+        if name[2] not in ("placed", "paid"):
+            return True
+        placed = self._placed
+        while placed and next(iter(placed.values())) < time - _REMEMBERED_MS:
+            del placed[next(iter(placed))]
+        first = placed.pop(name, None) is None
+        placed[name] = time
+        return first
