@@ -12,17 +12,13 @@ or ``prefix``, where what is not found becomes ``default``, without one the row 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from streams.errors import SourceError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Scalar = str | bool | int | Decimal
 CLICK_TYPES = frozenset({"view", "search", "add_to_cart", "remove_from_cart", "wishlist", "purchase"})
@@ -279,44 +275,3 @@ class SourceSpec(_Part):
         """The tables described; at equal times the earlier comes first (a fact holds from its own time on)."""
         every = (self.plan, self.catalog, self.clicks, self.orders)
         return [table for table in every if table is not None]
-
-
-def load_description(path: Path) -> SourceSpec:
-    """Read and check a SOURCE.toml. Raises SourceError with the place, the value and the repair."""
-    try:
-        # Decimal, so that scale = 0.01 is a hundredth and not its nearest binary fraction.
-        data = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=Decimal)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: is not valid TOML ({error})") from error
-    try:
-        return SourceSpec.model_validate(data)
-    except ValidationError as error:
-        raise SourceError(f"{path}: " + "; ".join(_explain(item) for item in error.errors())) from None
-
-
-def _explain(item: Any) -> str:
-    place = [str(part) for part in item["loc"]]
-    name = ".".join(place)
-    if item["type"] == "extra_forbidden":
-        allowed = _keys(place[:-1])
-        close = get_close_matches(place[-1], allowed, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{name}: there is no such key; {hint}keys here: {', '.join(allowed)}"
-    if item["type"] == "missing":
-        return f"{name}: is missing; add it"
-    value = item["input"]
-    shown = "" if isinstance(value, Mapping) else f" = {value!r}"
-    return f"{name or 'the file'}{shown}: {item['msg'].removeprefix('Value error, ')}"
-
-
-def _keys(place: list[str]) -> list[str]:
-    models: dict[str, type[BaseModel]] = {
-        "clicks": ClicksSpec, "orders": OrdersSpec, "catalog": CatalogSpec, "plan": PlanSpec, "filter": FilterSpec,
-    }  # fmt: skip
-    model: type[BaseModel] = SourceSpec
-    if place:
-        field_of_table = len(place) > 1 and place[0] != "filter"
-        model = FieldSpec if field_of_table else models.get(place[0], FieldSpec)
-    return [field.alias or name for name, field in model.model_fields.items()]

@@ -15,9 +15,10 @@ import msgspec
 
 from schemas.codec import Catalog, Click, Order, Plan
 from streams.errors import SourceError
-from streams.sources.description import FieldSpec, PlanSpec, SourceSpec, TableSpec, load_description
+from streams.sources.description import FieldSpec, PlanSpec, SourceSpec, TableSpec
 from streams.sources.fields import time_field
 from streams.sources.files import TableFile
+from streams.sources.loading import load_description
 from streams.sources.ordering import CHUNK_ROWS, in_time_order, looks_sorted
 from streams.sources.table import Accounts, Item, Table, Unreadable
 from streams.sources.tables import make_table
