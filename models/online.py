@@ -85,8 +85,8 @@ class PurchaseLearner:
         """Predict, score and learn `labels`, in order of their known-at; return the versions that became due."""
         snapshots = []
         for _, instant in groupby(labels, key=_known_at):
-            for label, logs in self._predict(instant):
-                self._learn(label, logs)
+            for label, standard in self._predict(instant):
+                self._learn(label, standard)
                 if self._due():
                     snapshots.append(self.snapshot())
         return snapshots
@@ -96,29 +96,33 @@ class PurchaseLearner:
         logs = finite_logs(vector)
         if logs is None:
             raise ValueError(f"learner: vector {vector!r:.200}: finite values expected")
-        return float(self._regression.predict_proba_one(self._named(logs))[True])
+        return float(self._regression.predict_proba_one(self._standard(logs))[True])
 
-    def _predict(self, instant: Iterable[Label]) -> list[tuple[Label, Vector]]:
-        """Score the labels of one instant against the model as it is; return those that can be learnt."""
+    def _predict(self, instant: Iterable[Label]) -> list[tuple[Label, dict[str, float]]]:
+        """Score the labels of one instant against the model as it is; return those that can be learnt.
+
+        The scaler, which sees no label, takes each of them in first: so one standardisation serves both ends.
+        """
         usable = []
         for label in instant:
             logs = self._logs(label)
             if logs is None:
                 self.progress.refused += 1
                 continue
-            usable.append((label, logs))
+            self._scaler.learn_one(logs)
+            standard = self._standard(logs)
+            usable.append((label, standard))
             if not label.correction:
-                probability = float(self._regression.predict_proba_one(self._named(logs))[True])
+                probability = float(self._regression.predict_proba_one(standard)[True])
                 self.progress.score(probability, label.example.probability, label.positive)
         return usable
 
-    def _learn(self, label: Label, logs: Vector) -> None:
+    def _learn(self, label: Label, standard: dict[str, float]) -> None:
         progress = self.progress
         progress.learnt += 1
         progress.corrections += label.correction
         progress.trained_through = label.key
-        self._scaler.learn_one(logs)
-        self._regression.learn_one(self._named(logs), label.positive)
+        self._regression.learn_one(standard, label.positive)
 
     def _logs(self, label: Label) -> Vector | None:
         """Return the logarithms of a label's vector; None for another layout, or a value that is not finite."""
@@ -127,7 +131,7 @@ class PurchaseLearner:
             return None
         return finite_logs(np.frombuffer(data, dtype="<f8"))
 
-    def _named(self, logs: Vector) -> dict[str, float]:
+    def _standard(self, logs: Vector) -> dict[str, float]:
         return dict(zip(self.features, self._scaler.transform_one(logs, CLIP).tolist(), strict=True))
 
     def _due(self) -> bool:
