@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,21 @@ Ints = Sequence[int] | NDArray[np.int64]
 
 class FeatureError(ValueError):
     """Events or rows that the features cannot take; the message names the place, the value and the repair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of `EventColumns`; the fields are explained there."""
+
+    user: str
+    kind: int
+    time: int
+    product: str | None = None
+    session: str | None = None
+    quantity: int = 1
+    value_minor: int = 0
+    price_minor: int = -1
+    undo_time: int = 0
 
 
 @dataclass(slots=True)
@@ -45,6 +60,11 @@ class EventColumns:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events one by one."""
+        for values in zip(*(getattr(self, name) for name in self.__slots__), strict=True):
+            yield Event(*values)
 
     def append(
         self,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from features.columns import TIME_END, EventColumns, FeatureError, ints
 from features.hashing import hash_texts
-from features.kernel import apply_events, blocks_needed
+from features.kernel import apply_events, blocks_needed, newest_vector
 from features.layout import BLOCK, BLOCK_TILES, KINDS, LEVELS, NONE, PRODUCT_HASH, TOTALS, USER_WORDS, WIDTH
 from features.packed import check, joined, split
 from features.products import ProductTable
@@ -53,6 +53,7 @@ class ScoreFeatures:
         self._spend = np.empty((0, BLOCK_TILES), np.int64)
         self._totals = np.empty((0, *TOTALS), np.int64)
         self._free = np.zeros(1, np.int64)
+        self._scratch = (np.empty((3, LEVELS), np.int64), np.empty((LEVELS + 1, KINDS + 1), np.int64))
         self._products = ProductTable()
         self.session_ends: list[tuple[int, str, int]] = []
 
@@ -165,8 +166,7 @@ class ScoreFeatures:
             undos,
             out,
             ends,
-            np.empty((3, LEVELS), np.int64),
-            np.empty((LEVELS + 1, KINDS + 1), np.int64),
+            *self._scratch,
         )
         self._users.dirty[slots] = True
         self._users.touch(slots)
@@ -175,6 +175,13 @@ class ScoreFeatures:
         self.session_ends = [
             (i, events.user[i], end) for i, end in zip(opened.tolist(), ends[opened].tolist(), strict=True)
         ]
+        return out
+
+    def newest_vector(self, user: str) -> NDArray[np.float64]:
+        """Return the vector (features,) as of the user's newest event; product and context columns are 0."""
+        out = np.zeros(WIDTH, np.float64)
+        slot = self._slots(self._users, [user], "user")[0]
+        newest_vector(self._rows, self._tiles, self._spend, self._totals, slot, out, *self._scratch)
         return out
 
     # --- bounds ---------------------------------------------------------------------------------------------------
@@ -254,3 +261,4 @@ def warm_up() -> None:
         events.append("u", i % KINDS, 1_700_000_000_000 + i, "p", None, value_minor=1, undo_time=i)
     features.apply(events)
     features.load_users(features.drain_users())
+    features.newest_vector("u")

@@ -175,29 +175,31 @@ def _session(row, at, out):
     time, key = row[TIME + at], row[KEY + at]
     start = time
     events, views, carts, distinct = 0, 0, 0, 0
-    view, cart, purchase, previous = row[LAST_VIEW], row[LAST_CART], row[LAST_PURCHASE], row[FLUSHED]
-    if previous >= 0 and row[SESSION_KEY] == key:
-        start = min(start, row[SESSION_START])
-        events, views, carts = row[SESSION_EVENTS], row[SESSION_VIEWS], row[SESSION_CARTS]
-        distinct = row[DISTINCT]
-    for j in range(at + 1):
+    j = at
+    while j >= 0 and row[KEY + j] == key:
         meta = row[META + j]
-        kind = meta & KIND_MASK
-        stamp = row[TIME + j]
-        if row[KEY + j] == key:
-            start = min(start, stamp)
-            events += 1
-            views += kind == VIEW
-            carts += kind == CART
-            distinct += (meta & FRESH) != 0
-        if j < at:
-            previous = stamp
-            if kind == VIEW:
-                view = stamp
-            elif kind == CART:
-                cart = stamp
-            elif kind == PURCHASE:
-                purchase = stamp
+        start = row[TIME + j]
+        events += 1
+        views += (meta & KIND_MASK) == VIEW
+        carts += (meta & KIND_MASK) == CART
+        distinct += (meta & FRESH) != 0
+        j -= 1
+    if j < 0 and row[FLUSHED] >= 0 and row[SESSION_KEY] == key:
+        start = min(start, row[SESSION_START])
+        events += row[SESSION_EVENTS]
+        views += row[SESSION_VIEWS]
+        carts += row[SESSION_CARTS]
+        distinct += row[DISTINCT]
+    view, cart, purchase = row[LAST_VIEW], row[LAST_CART], row[LAST_PURCHASE]
+    for j in range(at):
+        kind = row[META + j] & KIND_MASK
+        if kind == VIEW:
+            view = row[TIME + j]
+        elif kind == CART:
+            cart = row[TIME + j]
+        elif kind == PURCHASE:
+            purchase = row[TIME + j]
+    previous = row[TIME + at - 1] if at > 0 else row[FLUSHED]
     out[_SINCE_VIEW] = _since(time, view)
     out[_SINCE_CART] = _since(time, cart)
     out[_SINCE_PURCHASE] = _since(time, purchase)
@@ -245,10 +247,16 @@ def _vector(row, at, tiles, spend, totals, scratch, sums, out):
     for i in range(len(USER_SUMS)):
         out[USER_SUMS[i, 2]] = max(sums[USER_SUMS[i, 0], SPEND], 0) / 100
     back = sums[COARSEST, RETURN] + sums[COARSEST, CANCEL]
-    kept = max(sums[COARSEST, PURCHASE], 0)
-    out[_RATE] = (back + _RATE_ABOVE) / (back + kept + _RATE_BELOW)
+    out[_RATE] = (back + _RATE_ABOVE) / (max(back + sums[COARSEST, PURCHASE], 0) + _RATE_BELOW)
     out[_INTEREST] = interest / ONE
     return _session(row, at, out)
+
+
+@kernel
+def newest_vector(rows, tiles, spend, totals, slot, out, scratch, sums):
+    """Write the user's and the session's features of `slot` as of its newest event; see `apply_events`."""
+    row = rows[slot]
+    _vector(row, row[COUNT] - 1, tiles, spend, totals, scratch, sums, out)
 
 
 @kernel

@@ -89,8 +89,10 @@ def amount_of(kind, time, value, undo_time):
 def _join(row, j):
     """Return the session of entry `j`, which brought no id: that of the event before it, unless silence lay between."""
     time = row[TIME + j]
-    before = row[TIME + j - 1] if j > 0 else row[FLUSHED]
-    key = row[KEY + j - 1] if j > 0 else row[SESSION_KEY]
+    # an event older than the base stands first for a moment, on its way into the base: it precedes nothing
+    logged = j > 0 and row[TIME + j - 1] >= row[FLUSHED]
+    before = row[TIME + j - 1] if logged else row[FLUSHED]
+    key = row[KEY + j - 1] if logged else row[SESSION_KEY]
     near = before >= 0 and abs(time - before) <= SESSION_GAP_MS
     if near and time // SESSION_PERIOD_MS == before // SESSION_PERIOD_MS:
         return key
@@ -114,11 +116,11 @@ def freshen(row, start):
         product = meta >> 8
         fresh = product != 0
         key = row[KEY + j]
-        if fresh:
-            for i in range(j):
-                if row[KEY + i] == key and row[META + i] >> 8 == product:
-                    fresh = False
-        if fresh and row[FLUSHED] >= 0 and row[SESSION_KEY] == key:
+        i = j - 1
+        while fresh and i >= 0 and row[KEY + i] == key:
+            fresh = row[META + i] >> 8 != product
+            i -= 1
+        if fresh and i < 0 and row[FLUSHED] >= 0 and row[SESSION_KEY] == key:
             fresh = not in_table(row, product)
         row[META + j] = meta | FRESH if fresh else meta
 
@@ -289,5 +291,6 @@ def flush(row, tiles, spend, totals, before, newest, scratch):
             row[field + j] = row[field + j + 1]
         row[field + count] = 0
     row[COUNT] = count
-    if flushed < 0 or base != row[SESSION_KEY]:
+    # fresh is what neither base nor log have: look again where the base took another session, or ignored the event
+    if flushed < 0 or time < flushed or base != row[SESSION_KEY]:
         freshen(row, 0)

@@ -159,6 +159,14 @@ class ProductFeatures:
         """Return (activity partition, offset) of the last record applied to the product, or None."""
         return self._table.version(product)
 
+    def vector(self, product: str, time: int) -> NDArray[np.float64]:
+        """Return a vector (features,) whose product columns are as of `time` (ms), the others 0."""
+        out: NDArray[np.float64] = np.zeros((1, len(SCORE_FEATURES)), np.float64)
+        slot = np.array([self._table.slots.of[product]], np.int64)
+        self._table.kept_at[slot] = NONE
+        self._table.features(slot, np.array([time], np.int64), np.array([NONE], np.int64), out)
+        return out.reshape(-1)
+
     def dirty(self) -> int:
         """Return how many products changed since the last drain."""
         return int(np.count_nonzero(self._table.slots.dirty[: self._table.slots.high]))

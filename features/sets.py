@@ -8,6 +8,10 @@ tiles ``(t // g - n, t // g]``, and of the last one only what is stamped up to t
 ``n g``, so its edge is off by less than one tile. A product window holds the same, but only up to the last multiple of
 five minutes (and its 1h window twelve finished tiles): product rows arrive by way of other tasks, and a finished tile
 cannot know the future.
+
+A session is a run of a user's events, in the order of their stamps, with the same session id. An event without one
+continues the run of the event before it, unless more than half an hour lies between. Sessions are cut at multiples of
+30 days besides, so that no memory is longer.
 """
 
 from __future__ import annotations
