@@ -1,0 +1,1 @@
+"""The demo: a simulated shop streamed through the embedded system, shown live beside its own truth."""
