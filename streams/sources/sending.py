@@ -30,8 +30,10 @@ class Sender:
         self._source = source
         self._failure: KafkaError | None = None
         self.counts: Counter[str] = Counter()
-        self.markers = 0
-        self._producer = Producer(producer_config(settings) | {"error_cb": self._on_error})
+        self._handed = 0
+        # A callback for each delivery would cost more than the sending; failures are all that matters.
+        own = {"error_cb": self._on_error, "delivery.report.only.error": True}
+        self._producer = Producer(producer_config(settings) | own)
         self._partitions = self._check(topics)
 
     def __enter__(self) -> Sender:
@@ -55,7 +57,6 @@ class Sender:
         for topic in MARKED:
             for partition in range(self._partitions[topic]):
                 self._produce(topic, None, value, partition, [(MARKER_HEADER, kind)])
-        self.markers += 1
 
     def flush(self) -> None:
         """Wait until all that was handed over is acknowledged. Raises TidecastError where it is not."""
@@ -98,8 +99,9 @@ class Sender:
                     f"{self._prefix}{topic}: a record cannot be sent ({error.args[0].str()})"
                 ) from error
             break
-        self._producer.poll(0)
-        if self._failure is not None:
+        self._handed += 1
+        if not self._handed & 255:
+            self._producer.poll(0)
             self._raise_failure()
 
     def _check(self, topics: tuple[str, ...]) -> dict[str, int]:
