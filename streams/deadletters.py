@@ -6,6 +6,7 @@ same transaction as the records: a letter is sent once, whatever is killed meanw
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -139,7 +140,11 @@ class _Redrive:
         producer.commit_transaction(_TIMEOUT_S)
 
     def _produce(self, producer: Producer, letter: DeadLetter) -> None:
-        headers = [(name, value) for name, value in letter.original_headers() if name != REDRIVE_HEADER]
+        headers = [
+            (name, None if value is None else base64.b64decode(value))
+            for name, value in letter.headers
+            if name != REDRIVE_HEADER
+        ]
         headers.append((REDRIVE_HEADER, letter.id.encode()))
         producer.produce(
             self._prefix + letter.topic,
@@ -176,10 +181,11 @@ def _until_end(consumer: Consumer, starts: Sequence[TopicPartition]) -> Iterator
             ends[start.topic, start.partition] = high
     consumer.assign([start for start in starts if (start.topic, start.partition) in ends])
     while ends:
-        messages = consumer.consume(_BATCH, timeout=_TIMEOUT_S)
-        if not messages:
+        first = consumer.poll(_TIMEOUT_S)
+        if first is None:
             raise TidecastError(f"{DEADLETTERS}: no answer from Kafka in {_TIMEOUT_S:.0f} s")
-        for message in messages:
+        # consume() alone would wait for a full batch until its time is out.
+        for message in (first, *consumer.consume(_BATCH, timeout=0)):
             place = (message.topic(), message.partition())
             error = message.error()
             if error is not None:

@@ -58,7 +58,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is of a task. `logs`: first offset held and next to be written; `verdict`: what the next start does."""
+    """What there is of a task.
+
+    `logs`: first offset held and next one to be written; `verdict`: what the next start does.
+    """
 
     name: str
     keys: int
@@ -105,13 +108,16 @@ class Found:
         lines = [f"{self.name}: {self.keys} keys in the store"]
         if header is not None:
             lines.append(
-                f"checkpoint {header.sequence} of epoch {header.epoch}, clock {header.clock}, watermark {header.watermark}"
+                f"checkpoint {header.sequence} of epoch {header.epoch}, clock {header.clock}, "
+                f"watermark {header.watermark}"
             )
         else:
             lines.append(self.header_problem or "no checkpoint")
         for input_, (low, high) in self.logs.items():
             there = self.committed.get(input_)
             said = "nothing committed" if there is None else f"committed {there.offset} (epoch {there.epoch})"
+            if input_ in self.strayed():
+                said += ", which is not in the log"
             lines.append(f"{input_}: checkpoint {offsets.get(input_, '–')}, {said}, log {low} to {high}")
         return [*lines, f"next start: {self.verdict}"]
 
@@ -145,7 +151,7 @@ def repair(place: Place, found: Found, settings: Settings) -> list[str]:
 
     Offsets first: if they cannot be moved, nothing was deleted. Raises TidecastError.
     """
-    done = []
+    done: list[str] = []
     strayed = found.strayed()
     if strayed:
         _commit(place, found, strayed, settings)
@@ -194,7 +200,10 @@ def _verdict(
 
 
 def _commit(place: Place, found: Found, offsets: dict[Input, int], settings: Settings) -> None:
-    """Commit as nobody's member, which Kafka takes only while the group is empty; a stopped static member leaves late."""
+    """Commit as nobody's member, which Kafka takes only while the group is empty.
+
+    A static member that was stopped stays in it for the session timeout, so this waits as long.
+    """
     consumer = _consumer(place, settings)
     wanted = [
         TopicPartition(settings.kafka.prefix + i.topic, i.partition, offset, metadata=str(found.committed[i].epoch))
@@ -213,8 +222,8 @@ def _commit(place: Place, found: Found, offsets: dict[Input, int], settings: Set
                     raise TidecastError(f"{place.name}: offsets not moved: {error.args[0].str()}") from error
                 if time.monotonic() > deadline:
                     raise TidecastError(
-                        f"{place.name}: its group still has members ({error.args[0].str()}); stop all {place.stage.name} "
-                        "workers and try again; nothing was changed"
+                        f"{place.name}: its group still has members ({error.args[0].str()}); stop all "
+                        f"{place.stage.name} workers and try again; nothing was changed"
                     ) from error
                 time.sleep(0.5)
     finally:

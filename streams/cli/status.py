@@ -41,7 +41,7 @@ def status(
         console.print(_table(found))
         for name, one in found.items():
             for line in _notes(one):
-                console.print(f"{name}: {line}", markup=False, highlight=False)
+                console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
     else:
         typer.echo("no status was published lately; is the control worker running? Or ask workers by --url", err=True)
         raise typer.Exit(1)
@@ -76,12 +76,11 @@ def _published(settings: Settings) -> dict[str, dict[str, Any]]:
         consumer.assign([TopicPartition(topic, 0, max(low, high - _TAIL))])
         ended = low == high
         while not ended:
-            messages = consumer.consume(_TAIL, timeout=_TIMEOUT_S)
-            # Nothing but an end, or nothing for so long that Kafka must be gone: what was read is shown.
-            ended = not messages or any(message.error() is not None for message in messages)
-            for message in messages:
-                if message.error() is None:
-                    workers.hear(message.key(), message.value(), message.timestamp()[1])
+            message = consumer.poll(_TIMEOUT_S)
+            # At the end, or nothing for so long that Kafka must be gone: what was read is shown.
+            ended = message is None or message.error() is not None
+            if not ended:
+                workers.hear(message.key(), message.value(), message.timestamp()[1])
     finally:
         consumer.close()
     return dict(sorted(workers.heard.items()))
@@ -94,11 +93,11 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("worker", "ready", "tasks", "watermark", "epochs", "as of"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name, one in found.items():
         tasks = one.get("tasks", {}).values()
         marks = [task["watermark"] for task in tasks if task.get("watermark") is not None]
-        ready = Text("yes", "green") if one.get("ready") else Text(str(one.get("reason")), "red")
+        ready = Text("yes", "green") if one.get("ready") else Text("no", "red")
         epochs = ", ".join(str(task.get("epoch")) for task in tasks)
         table.add_row(Text(name), ready, str(len(tasks)), _time(min(marks, default=None)), epochs, _time(one.get("at")))
     return table
@@ -106,7 +105,7 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _notes(one: Mapping[str, Any]) -> list[str]:
     """Return lines on what does not fit the table: tallies of a stage, training and quality of the control worker."""
-    lines = []
+    lines = [] if one.get("ready") else [f"not ready: {one.get('reason')}"]
     counts: dict[str, int] = {}
     for task in one.get("tasks", {}).values():
         for what, count in task.get("counts", {}).items():
