@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -52,6 +53,7 @@ def test_a_seed_gives_one_model(tmp_path: Path) -> None:
 _SCRIPT = """
 import os, signal, sys
 from pathlib import Path
+from typing import Literal
 from tests.models.test_training import run
 point, epoch, batch, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 replace, renames = os.replace, []
@@ -117,9 +119,10 @@ def test_short_histories_are_refused_in_words(tmp_path: Path, days: int) -> None
         run(tmp_path, weekly_shop(days=days))
 
 
-def test_few_products_are_enough(tmp_path: Path) -> None:
-    """One product with two months of days trains, and forecasts."""
-    panel = weekly_shop(products=1, days=60)
+@pytest.mark.parametrize("freq", ["H", "D", "W"])
+def test_few_products_are_enough(tmp_path: Path, freq: Literal["H", "D", "W"]) -> None:
+    """One product with sixty buckets of any frequency trains, and forecasts."""
+    panel = replace(weekly_shop(products=1, days=60), freq=freq)
     trained = run(tmp_path, panel)
     result = backtest(trained, panel)
     assert (result.products, result.steps) == (1, 5)
