@@ -16,41 +16,21 @@ known at that watermark. The clock keeps no file: it names the offsets (`floor`)
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import deque
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any, Final
 
-import msgspec
-
+from models.label_memory import Frontier, Key, Known, Label, Message, Partition, Pending
 from schemas.internal import Example, ExampleBatch, Outcome
 
-Frontier = tuple[int, str]
-"""(known-at in UTC ms, example id): every label at or below has been released."""
+__all__ = ["DAY_MS", "Frontier", "Label", "LabelClock", "LabelLogError"]
 
-_Key = tuple[str, str]
 
 DAY_MS: Final = 86_400_000
 
 
 class LabelLogError(ValueError):
     """The examples log contradicts itself; the message names partition, offset and repair."""
-
-
-class Label(msgspec.Struct, frozen=True, gc=False):
-    """An example whose label is known; `correction` marks a counter-example to a label released before."""
-
-    known_at: int
-    id: str
-    positive: bool
-    correction: bool
-    schema_hash: str
-    example: Example
-
-    @property
-    def key(self) -> Frontier:
-        """The label's place in the order of release."""
-        return (self.known_at, self.id)
 
 
 class LabelClock:
@@ -89,14 +69,14 @@ class LabelClock:
         # Long enough that every order and cancellation that could touch a remembered example is remembered too.
         self._orders_for = self._corrected_until + self._settled_after
         self._tasks: int | None = None
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions: dict[int, Partition] = {}
         self._heap: list[tuple[int, int, int, Any]] = []
         self._actions = (self._cancel, self._order, self._settle, self._forget, self._expire)
         self._sequence = 0
-        self._open: dict[str, list[_Pending]] = {}
-        self._orders: dict[_Key | None, _Known] = {}
-        self._cancelled: dict[_Key | None, _Known] = {}
-        self._orders_of: dict[str, list[_Known]] = {}
+        self._open: dict[str, list[Pending]] = {}
+        self._orders: dict[Key | None, Known] = {}
+        self._cancelled: dict[Key | None, Known] = {}
+        self._orders_of: dict[str, list[Known]] = {}
         self._remembered = 0
 
     @property
@@ -133,7 +113,7 @@ class LabelClock:
         watermark = self.watermark
         return [] if watermark is None else self._release(watermark)
 
-    def _track(self, partition: int, offset: int, batch: ExampleBatch) -> _Partition:
+    def _track(self, partition: int, offset: int, batch: ExampleBatch) -> Partition:
         place = f"examples[{partition}] offset {offset}"
         if self._tasks is None:
             self._tasks = batch.tasks
@@ -142,28 +122,28 @@ class LabelClock:
                 f"{place}: written by task {batch.task} of {batch.tasks}, the log began with {self._tasks} tasks; the "
                 "inputs were repartitioned? start a new examples topic"
             )
-        track = self._partitions.setdefault(partition, _Partition())
+        track = self._partitions.setdefault(partition, Partition())
         if offset < track.next_offset:
             raise LabelLogError(
                 f"{place}: comes after offset {track.next_offset - 1}; feed each message once, in order"
             )
         return track
 
-    def _add_example(self, message: _Message, example: Example) -> None:
-        pending = _Pending(example, message)
+    def _add_example(self, message: Message, example: Example) -> None:
+        pending = Pending(example, message)
         message.needed += 1
         self._remembered += 1
         self._open_up(pending)
         self._push(example.as_of + self._settled_after, _SETTLE, pending)
 
-    def _add_outcome(self, track: _Partition, message: _Message, outcome: Outcome) -> None:
+    def _add_outcome(self, track: Partition, message: Message, outcome: Outcome) -> None:
         # A redriven outcome lies behind the watermark; counting it as known there keeps the order of release total.
         if outcome.kind == "cancel" and outcome.order_id is None:
             self.unmatched_cancellations += 1
             return
         known_at = outcome.time if track.watermark is None else max(outcome.time, track.watermark)
         message.needed += 1
-        self._push(known_at, _CANCEL if outcome.kind == "cancel" else _ORDER, _Known(outcome, known_at, message))
+        self._push(known_at, _CANCEL if outcome.kind == "cancel" else _ORDER, Known(outcome, known_at, message))
 
     def _push(self, time: int, action: int, item: Any) -> None:
         self._sequence += 1  # equal times keep the partition's own order
@@ -188,7 +168,7 @@ class LabelClock:
             self.frontier = (watermark, "")
         return released
 
-    def _cancel(self, now: int, cancel: _Known, labels: list[Label]) -> None:
+    def _cancel(self, now: int, cancel: Known, labels: list[Label]) -> None:
         self._push(now + self._orders_for, _EXPIRE, cancel)
         order = self._orders.get(cancel.key)
         if cancel.key not in self._cancelled:
@@ -202,7 +182,7 @@ class LabelClock:
                     self._reconsider(now, pending, labels)
             order.examples.clear()
 
-    def _reconsider(self, now: int, pending: _Pending, labels: list[Label]) -> None:
+    def _reconsider(self, now: int, pending: Pending, labels: list[Label]) -> None:
         """Find another order for an example that lost its own, or correct its label."""
         orders = self._orders_of[pending.example.user]
         pending.order = next((order for order in orders if order.live and self._covers(order, pending)), None)
@@ -213,7 +193,7 @@ class LabelClock:
         else:
             self._open_up(pending)  # until the end of its horizon another order may come
 
-    def _order(self, now: int, order: _Known, labels: list[Label]) -> None:
+    def _order(self, now: int, order: Known, labels: list[Label]) -> None:
         self._push(now + self._orders_for, _EXPIRE, order)
         if order.key is not None:
             # The same order again (placed, then paid) counts once; one that was cancelled before never counts.
@@ -234,7 +214,7 @@ class LabelClock:
                 labels.append(pending.label(now, positive=True))
         self._close(order.user, mine, first, last)
 
-    def _settle(self, now: int, pending: _Pending, labels: list[Label]) -> None:
+    def _settle(self, now: int, pending: Pending, labels: list[Label]) -> None:
         """Horizon and lateness are over: no further order can count."""
         pending.settled = True
         if pending.order is not None:
@@ -248,12 +228,12 @@ class LabelClock:
         labels.append(pending.label(now, positive=False, correction=pending.positive))
         self._forget(now, pending, labels)
 
-    def _forget(self, now: int, pending: _Pending, labels: list[Label]) -> None:
+    def _forget(self, now: int, pending: Pending, labels: list[Label]) -> None:
         pending.order = None
         pending.message.needed -= 1
         self._remembered -= 1
 
-    def _expire(self, now: int, known: _Known, labels: list[Label]) -> None:
+    def _expire(self, now: int, known: Known, labels: list[Label]) -> None:
         known.message.needed -= 1
         for memory in (self._orders, self._cancelled):
             if known.key is not None and memory.get(known.key) is known:
@@ -264,13 +244,13 @@ class LabelClock:
             if not orders:
                 del self._orders_of[known.user]
 
-    def _covers(self, order: _Known, pending: _Pending) -> bool:
+    def _covers(self, order: Known, pending: Pending) -> bool:
         return pending.as_of < order.time <= pending.as_of + self.horizon_ms
 
-    def _open_up(self, pending: _Pending) -> None:
+    def _open_up(self, pending: Pending) -> None:
         insort(self._open.setdefault(pending.example.user, []), pending, key=_as_of)
 
-    def _close(self, user: str, mine: list[_Pending], first: int, last: int) -> None:
+    def _close(self, user: str, mine: list[Pending], first: int, last: int) -> None:
         del mine[first:last]
         if not mine:
             self._open.pop(user, None)
@@ -281,71 +261,3 @@ _CANCEL, _ORDER, _SETTLE, _FORGET, _EXPIRE = range(5)
 
 _id = attrgetter("id")
 _as_of = attrgetter("as_of")
-
-
-class _Message:
-    """One message of the log and how many things in memory came with it."""
-
-    __slots__ = ("anchor", "needed", "offset", "schema_hash")
-
-    def __init__(self, offset: int, anchor: int, schema_hash: str) -> None:
-        self.offset, self.anchor, self.schema_hash = offset, anchor, schema_hash
-        self.needed = 0
-
-
-class _Partition:
-    """What was heard of one partition."""
-
-    __slots__ = ("marked", "messages", "next_offset", "watermark")
-
-    def __init__(self) -> None:
-        self.messages: deque[_Message] = deque()
-        self.next_offset = 0
-        self.watermark: int | None = None
-        self.marked: int | None = None
-
-    def message(self, offset: int, schema_hash: str) -> _Message:
-        """Begin a message; read again from its anchor, its outcomes meet the watermark that they met at first."""
-        return _Message(offset, offset if self.marked is None else self.marked, schema_hash)
-
-    def heard(self, message: _Message, watermark: int | None) -> None:
-        self.next_offset = message.offset + 1
-        if message.needed:
-            self.messages.append(message)
-        if watermark is not None and (self.watermark is None or watermark >= self.watermark):
-            self.watermark, self.marked = watermark, message.offset
-
-    def floor(self) -> int:
-        while self.messages and not self.messages[0].needed:
-            self.messages.popleft()
-        if self.messages:
-            return self.messages[0].anchor
-        return self.next_offset if self.marked is None else self.marked
-
-
-class _Pending:
-    """An example in memory: open (no order yet), or positive and open to correction."""
-
-    __slots__ = ("as_of", "example", "message", "order", "positive", "settled")
-
-    def __init__(self, example: Example, message: _Message) -> None:
-        self.example, self.message = example, message
-        self.as_of = example.as_of
-        self.order: _Known | None = None
-        self.positive = self.settled = False
-
-    def label(self, known_at: int, *, positive: bool, correction: bool = False) -> Label:
-        example = self.example
-        return Label(known_at, example.id, positive, correction, self.message.schema_hash, example)
-
-
-class _Known:
-    """An order or a cancellation in memory; a live order holds the examples that it made positive."""
-
-    __slots__ = ("examples", "key", "known_at", "live", "message", "time", "user")
-
-    def __init__(self, outcome: Outcome, known_at: int, message: _Message) -> None:
-        self.user, self.time, self.known_at, self.message = outcome.user, outcome.time, known_at, message
-        self.key = None if outcome.order_id is None else (outcome.user, outcome.order_id)
-        self.live = False
-        self.examples: list[_Pending] = []

@@ -180,7 +180,7 @@ def _origins(
 
 
 def _daily_demand(data: Path) -> np.ndarray:
-    """Return net quantities (products, days) from 2010-12-01 to 2011-06-30, not below zero, of what the source keeps."""
+    """Return net quantities (products, days) from 2010-12-01 to 2011-06-30 of what the source keeps, none below 0."""
     start, end = date(2010, 12, 1).toordinal(), date(2011, 7, 1).toordinal()
     found: dict[str, np.ndarray] = {}
     with gzip.open(data / "online_retail.csv.gz", "rt", encoding="utf-8", newline="") as file:
