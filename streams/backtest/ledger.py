@@ -110,11 +110,11 @@ class Ledger:
         for index, key in enumerate(keys):
             if key in self._places:
                 wanted[self._places[key]] = index
-        index = wanted[rows["key"]]
+        at = wanted[rows["key"]]
         born = np.full(len(keys), np.iinfo(np.int64).max)
-        np.minimum.at(born, index[index >= 0], rows["number"][index >= 0])
-        inside = (index >= 0) & (rows["number"] >= first) & (rows["number"] < until)
-        series, bucket = index[inside], rows["number"][inside] - first
+        np.minimum.at(born, at[at >= 0], rows["number"][at >= 0])
+        inside = (at >= 0) & (rows["number"] >= first) & (rows["number"] < until)
+        series, bucket = at[inside], rows["number"][inside] - first
         shape = (len(keys), max(until - first, 0))
         found = {}
         for name in names:

@@ -65,7 +65,7 @@ def backtest_purchase(
     with csv_file(out / "predictions.csv", HEADER) as rows:
         run = _Run(_settings(settings, source, horizon_s), from_ms, rows, chunk_events)
         for event in source.events():
-            if run.put(event.topic, event.key, event.value):  # type: ignore[arg-type]  # `events` has no Unreadable
+            if run.put(event.topic, event.key, event.value):
                 report(Progress(run.feed.events, run.feed.time or 0, source.progress()))
         run.close()
     seconds = time.perf_counter() - started

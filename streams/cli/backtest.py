@@ -83,13 +83,14 @@ def demand(
     from streams.settings import load_settings
     from streams.sources import open_source
 
-    if train is None and not (train := torch_is_here()):
+    learn = torch_is_here() if train is None else train
+    if train is None and not learn:
         sys.stderr.write("the sequence model is left out: torch is not installed (pip install 'tidecast[train]')\n")
-    elif train and not torch_is_here():
+    elif learn and not torch_is_here():
         raise ConfigurationError("--train needs torch: pip install 'tidecast[train]', or leave it out")
     shop = open_source(source)
     chosen = None if keys is None else tuple(read_keys(keys))
-    request = DemandRequest(freq, horizon, origins, top, chosen, level, train)
+    request = DemandRequest(freq, horizon, origins, top, chosen, level, learn)
     with EventProgress(f"backtest {shop.name}") as shown, TrainingProgress() as training:
         watching = Watching(shown.update, training.update, training.note)
         metrics = backtest_demand(shop, load_settings(), request, out, watching)

@@ -21,6 +21,7 @@ from streams.topologies.layout import score_layout
 from streams.topologies.stage import State, Step
 
 _PARAMETERS = "model"
+_FOREVER_MS = 100 * 366 * 86_400_000
 
 
 class LearnStage:
@@ -42,7 +43,8 @@ class LearnStage:
         self.feature_names = features.names
         self.schema_hash = features.schema_hash
         self.layout = score_layout("learn" + features.schema_hash + str(settings.score.horizon_s))
-        self.memory_ms = 2 * settings.score.horizon_s * 1_000 + 86_400_000
+        # What was learnt has no memory's end: a learner without its row learns again from the log's start.
+        self.memory_ms = _FOREVER_MS
 
     def decode(self, record: Record) -> ExampleBatch:
         """Return the batch in a record. Raises DecodeError."""
