@@ -55,12 +55,13 @@ class ScoreFeatures:
         self._free = np.zeros(1, np.int64)
         self._scratch = (np.empty((3, LEVELS), np.int64), np.empty((LEVELS + 1, KINDS + 1), np.int64))
         self._products = ProductTable()
+        self._versions: dict[str, tuple[int, int] | None] = {}
         self.session_ends: list[tuple[int, str, int]] = []
 
     # --- users ----------------------------------------------------------------------------------------------------
 
     def missing_users(self, ids: Iterable[str]) -> list[str]:
-        """Return the users that are not in memory, each once, in order."""
+        """Return the users that are not in memory, each once, sorted."""
         return self._users.missing(ids)
 
     def load_user(self, user: str, packed: bytes | None) -> None:
@@ -108,7 +109,7 @@ class ScoreFeatures:
     # --- products -------------------------------------------------------------------------------------------------
 
     def missing_products(self, ids: Iterable[str | None]) -> list[str]:
-        """Return the products that are not in memory, each once, in order; None needs no row."""
+        """Return the products that are not in memory, each once, sorted; None needs no row."""
         return self._products.slots.missing(ids)
 
     def load_product(self, product: str, packed: bytes | None) -> None:
@@ -117,11 +118,12 @@ class ScoreFeatures:
 
     def load_products(self, rows: Mapping[str, bytes | None]) -> None:
         """Take products into memory from their packed rows, replacing those that are there; None is a new one."""
-        self._products.load(rows)
+        versions = self._products.load(rows)
+        self._versions |= versions
 
     def product_version(self, product: str) -> tuple[int, int] | None:
         """Return (activity partition, offset) of the record that changed the product's row last; None: none did."""
-        return self._products.version(product)
+        return self._versions.get(product)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -187,11 +189,17 @@ class ScoreFeatures:
     # --- bounds ---------------------------------------------------------------------------------------------------
 
     def evict(self, max_users: int, max_products: int | None = None) -> int:
-        """Forget clean users (and products) beyond the bounds, longest untouched first; return how many."""
+        """Forget clean users (and products) beyond the bounds, longest untouched first; return how many.
+
+        An eighth more than need be goes, so that it is rare.
+        """
         slots = self._users.oldest_clean(max_users)
         self._give_back(slots)
         self._users.release(slots)
-        return len(slots) + (self._products.evict(max_products) if max_products is not None else 0)
+        gone = self._products.evict(max_products) if max_products is not None else []
+        for product in gone:
+            del self._versions[product]
+        return len(slots) + len(gone)
 
     def forget(self, users: Iterable[str]) -> None:
         """Forget expired users, changed or not."""
@@ -212,9 +220,10 @@ class ScoreFeatures:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the arrays that hold users and products."""
-        mine = self._rows.nbytes + self._tiles.nbytes + self._spend.nbytes + self._extra.nbytes
-        return mine + self._products.memory_bytes
+        """Bytes of the arrays in use for users and products; their keys come on top."""
+        blocks = len(self._tiles) - int(self._free[0])
+        per_block = BLOCK_TILES * (4 * KINDS + 8) + 8 * TOTALS[0] * TOTALS[1]
+        return self._users.high * 8 * USER_WORDS + blocks * per_block + self._products.memory_bytes
 
     def _slots(self, slots: SlotMap, keys: list[str] | list[str | None], name: str) -> NDArray[np.int64]:
         try:

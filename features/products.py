@@ -42,13 +42,13 @@ class ProductTable:
         self.kept_at = np.full(64, NONE, np.int64)
         self.kept = np.zeros((64, KEPT), np.float64)
 
-    def load(self, rows: Mapping[str, bytes | None]) -> None:
+    def load(self, rows: Mapping[str, bytes | None]) -> dict[str, tuple[int, int] | None]:
         """Take products in from their packed rows, replacing those that are there; None is a new one.
 
-        Raises FeatureError for bytes that are no packed row.
+        Return the version of each. Raises FeatureError for bytes that are no packed row.
         """
         if not rows:
-            return
+            return {}
         check(rows, PRODUCT_ROW_VERSION)
         slots = self.slots.place(rows)
         if self.slots.high > len(self.rows):
@@ -60,6 +60,11 @@ class ProductTable:
         wrong = unpack_products(buffer, ends, slots, hash_texts(list(rows)), self.rows, self.tiles)
         if wrong >= 0:
             raise FeatureError(f"row of product {list(rows)[wrong]!r}: not a packed row; rebuild it from the log")
+        versions = self.rows[slots, PRODUCT_PARTITION : PRODUCT_OFFSET + 1].tolist()
+        return {
+            product: (partition, offset) if row is not None else None
+            for (product, row), (partition, offset) in zip(rows.items(), versions, strict=True)
+        }
 
     def features(
         self, slots: NDArray[np.int64], times: NDArray[np.int64], prices: NDArray[np.int64], out: NDArray[np.float64]
@@ -74,16 +79,18 @@ class ProductTable:
             return None
         return int(self.rows[slot, PRODUCT_PARTITION]), int(self.rows[slot, PRODUCT_OFFSET])
 
-    def evict(self, keep: int) -> int:
-        """Forget clean products beyond `keep`, longest untouched first; return how many."""
+    def evict(self, keep: int) -> list[str]:
+        """Forget clean products beyond `keep`, longest untouched first; return them."""
         slots = self.slots.oldest_clean(keep + 1)
+        gone = [self.slots.keys[slot] for slot in slots.tolist()]
         self.slots.release(slots)
-        return len(slots)
+        return [product for product in gone if product is not None]
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the arrays."""
-        return self.rows.nbytes + self.tiles.nbytes + self.kept_at.nbytes + self.kept.nbytes
+        """Bytes of the arrays in use."""
+        arrays = (self.rows, self.tiles, self.kept_at, self.kept)
+        return self.slots.high * sum(array.nbytes // len(array) for array in arrays)
 
 
 class ProductFeatures:
@@ -106,7 +113,7 @@ class ProductFeatures:
         self._table = ProductTable()
 
     def missing(self, ids: Iterable[str]) -> list[str]:
-        """Return the products that are not in memory, each once, in order."""
+        """Return the products that are not in memory, each once, sorted."""
         return self._table.slots.missing(ids)
 
     def load(self, product: str, packed: bytes | None) -> None:
@@ -184,7 +191,7 @@ class ProductFeatures:
 
     def evict(self, max_products: int) -> int:
         """Forget clean products beyond the bound, longest untouched first; return how many."""
-        return self._table.evict(max_products)
+        return len(self._table.evict(max_products))
 
     def forget(self, products: Iterable[str]) -> None:
         """Forget expired products, changed or not."""

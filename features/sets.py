@@ -198,7 +198,7 @@ def _product_counts(word: str, kind: str, windows: tuple[Window, ...]) -> list[F
             "events",
             f"{word} of the product in {w.name}{less}, by anybody",
             w,
-            memory_ms=w.span_ms + 5 * MINUTE,
+            memory_ms=w.span_ms + (w.tile_ms if w.tile_ms == 5 * MINUTE else 0),
         )
         for w in windows
     ]
