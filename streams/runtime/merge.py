@@ -8,7 +8,8 @@ So the same logs give the same order however they are cut into batches, and afte
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from streams.records import Input, Record
@@ -54,6 +55,10 @@ class Merge:
     def last_time(self) -> int | None:
         """Greatest event time among the records held."""
         return max((queue[-1].time for queue in self._queues if queue), default=None)
+
+    def held(self) -> Iterator[Entry]:
+        """Yield all records held, input by input."""
+        return chain.from_iterable(self._queues)
 
     def waits_for(self) -> list[int]:
         """Ranks of the empty inputs that hold back the others; empty when nothing is held back."""

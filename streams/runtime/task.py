@@ -132,6 +132,17 @@ class Task:
         times = [time for time in (self.clock, self._merge.last_time()) if time is not None]
         return max(times, default=None)
 
+    def release_time(self) -> int | None:
+        """Time of a marker in each input without which nothing can be taken; None where nothing waits for one.
+
+        Events are released by a marker just after them: what bears their very time could stand before them.
+        """
+        held = list(self._merge.held())
+        latest = max((entry.time for entry in held), default=-1)
+        if not all(isinstance(entry.item, TimeMarker) for entry in held):
+            return latest + 1
+        return latest if latest > (self.clock or 0) else None
+
     def take(self, limit: int) -> Batch | None:
         """Take the next entries in order, None where there are none. A batch never crosses the committed offsets."""
         silent = self._bounds is not None

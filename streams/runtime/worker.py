@@ -177,6 +177,7 @@ class Worker:
             if task is None:
                 continue
             self._at_end.pop(record.input, None)
+            self._marked.pop(record.input, None)
             if not any(name == MARKER_HEADER for name, _ in record.headers):
                 self._last_real[record.input] = now
             task.feed(record)
@@ -389,18 +390,19 @@ class Worker:
             return
         outputs = []
         for task in self._tasks.values():
-            if task.recovering:
-                continue
             held_by = task.held_back_by()
-            if held_by:
-                target = task.latest()
-            elif not any(task.buffered(input_) for input_ in task.inputs) and (task.clock or 0) < latest:
-                held_by, target = list(task.inputs), latest
-            else:
+            lags = not any(task.buffered(input_) for input_ in task.inputs) and (task.clock or 0) < latest
+            if task.recovering or not (held_by or lags):
                 continue
-            for input_ in held_by:
-                idle = input_ in self._at_end and now - self._last_real.get(input_, self._assigned_at) >= idle_s
-                if idle and target is not None and self._marked.get(input_, -1) < target:
+            idle = [
+                input_
+                for input_ in held_by or task.inputs
+                if input_ in self._at_end and now - self._last_real.get(input_, self._assigned_at) >= idle_s
+            ]
+            target = (task.release_time() if held_by else latest) if idle else None
+            for input_ in idle:
+                # Once for each time: what was written comes back as a record, which clears the note.
+                if target is not None and self._marked.get(input_, -1) < target:
                     self._marked[input_] = target
                     value = json.dumps({"time": target, "source": self._settings.runtime.worker_id}).encode()
                     outputs.append(Output(input_.topic, None, value, input_.partition, ((MARKER_HEADER, b"time"),)))

@@ -53,7 +53,8 @@ class Sender:
 
     def mark(self, time_ms: int, kind: bytes = b"time") -> None:
         """Tell every partition of the inputs that all before `time_ms` was sent; b"end": that nothing will follow."""
-        value = encode_event(Marker(time_ms, self._source))
+        # The end comes after all that bears the last event's time: at that time itself, orders would wait for clicks.
+        value = encode_event(Marker(time_ms + (kind == b"end"), self._source))
         for topic in MARKED:
             for partition in range(self._partitions[topic]):
                 self._produce(topic, None, value, partition, [(MARKER_HEADER, kind)])

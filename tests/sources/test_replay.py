@@ -103,7 +103,7 @@ def test_all_arrives_in_order_and_equal_keys_meet(make_source: MakeSource, setti
 
 
 def test_every_partition_hears_of_time_and_of_the_end(make_source: MakeSource, settings: Settings) -> None:
-    """A marker in each partition of both inputs every 1,000 events, and the end with the last event's time."""
+    """A marker in each partition of both inputs every 1,000 events, and the end just after the last event."""
     replay(shop(make_source, 2_500), settings, ReplayOptions())
     heard: dict[Any, list[tuple[bytes, int]]] = {}
     for record in log(settings, CLICKSTREAM, ORDERS):
@@ -114,7 +114,7 @@ def test_every_partition_hears_of_time_and_of_the_end(make_source: MakeSource, s
     assert len(heard) == 8
     for each in heard.values():
         assert [kind for kind, _ in each][-3:] == [b"time", b"time", b"end"]
-        assert each[-1] == (b"end", T0 + 2_499_000)
+        assert each[-1] == (b"end", T0 + 2_499_001)
         assert [time for _, time in each] == sorted(time for _, time in each)
 
 
@@ -127,7 +127,7 @@ def test_speed_is_kept_and_time_goes_on_in_gaps(make_source: MakeSource, setting
     times = [decode_marker(r.value or b"").time for r in log(settings, ORDERS) if r.input.partition == 0]
     assert len(times) >= 50
     assert times == sorted(times)
-    assert times[-1] == T0 + 3_600_000
+    assert times[-2:] == [T0 + 3_600_000, T0 + 3_600_001]
 
 
 def test_stopped_and_run_again_it_goes_on(make_source: MakeSource, settings: Settings, tmp_path: Path) -> None:
