@@ -59,19 +59,20 @@ class Categories:
     def _click(self, click: Click) -> Click | None:
         if click.product_id is None:
             return click
-        category = self._of(click.product_id, click.category_id)
+        category = self.of(click.product_id, click.category_id)
         if category is None:
             self.unknown["clicks"] += 1
             return None
         return replace(click, product_id=category)
 
     def _order(self, order: Order) -> Order | None:
-        named = [(line, self._of(line.product_id, line.category_id)) for line in order.lines]
+        named = [(line, self.of(line.product_id, line.category_id)) for line in order.lines]
         lines = tuple(replace(line, product_id=category) for line, category in named if category is not None)
         self.unknown["order_lines"] += len(order.lines) - len(lines)
         return replace(order, lines=lines) if lines else None
 
-    def _of(self, product: str, category: str | None) -> str | None:
+    def of(self, product: str, category: str | None) -> str | None:
+        """Return a product's category, and remember it where it is named."""
         if category is not None:
             self.known[product] = category
             return category
@@ -95,6 +96,7 @@ class ClosedBuckets:
         self._lateness_ms = settings.time.allowed_lateness_s * 1_000
         self._driver = TopologyDriver(settings, [ScoreStage, quiet_demand_stage], retain=False)
         self._driver.tap(HISTORY, self._on_history)
+        source.nothing_sold = self._on_nothing_sold
         self.feed = Feed(self._driver, _STAGES, _CHUNK_EVENTS)
 
     @property
@@ -144,6 +146,11 @@ class ClosedBuckets:
         if self.categories is not None:
             told["without_category"] = dict(self.categories.unknown)
         return {"events": self.feed.events, **told}
+
+    def _on_nothing_sold(self, product: str, category: str | None, time: int) -> None:
+        key = product if self.categories is None else self.categories.of(product, category)
+        if key is not None:
+            self.ledger.nothing_sold(key, time)
 
     def _on_history(self, record: Record) -> None:
         assert record.value is not None

@@ -20,7 +20,8 @@ Ints = NDArray[np.int64]
 class Ledger:
     """Rows of the history topic in columns, 48 bytes a row; a later row of the same key and bucket is a revision.
 
-    `gaps_missing`: a bucket in which nothing sold is unknown, not zero. Buckets go by their calendar's numbers.
+    `gaps_missing`: a bucket in which nothing sold is unknown, not zero, unless `nothing_sold` says so. Buckets go by
+    their calendar's numbers.
     """
 
     def __init__(self, calendar: Calendar, *, gaps_missing: bool = False) -> None:
@@ -28,6 +29,7 @@ class Ledger:
         self._gaps_missing = gaps_missing
         self._places: dict[str, int] = {}
         self._keys: list[str] = []
+        self._zeros = {name: array("q") for name in ("key", "number")}
         self._columns = {name: array("q") for name in ("key", "number", "quantity", "views", "carts", "price")}
 
     def __len__(self) -> int:
@@ -37,17 +39,18 @@ class Ledger:
     def take(self, value: bytes) -> None:
         """Take a record of the history topic."""
         bucket = decode_history(value)
-        place = self._places.get(bucket.product_id)
-        if place is None:
-            place = self._places[bucket.product_id] = len(self._keys)
-            self._keys.append(bucket.product_id)
         columns = self._columns
-        columns["key"].append(place)
+        columns["key"].append(self._place(bucket.product_id))
         columns["number"].append(self.calendar.number(bucket.bucket_start))
         columns["quantity"].append(bucket.quantity)
         columns["views"].append(bucket.views)
         columns["carts"].append(bucket.carts)
         columns["price"].append(-1 if bucket.price is None else bucket.price)
+
+    def nothing_sold(self, key: str, time: int) -> None:
+        """Take word that in the bucket of `time` (UTC ms) a sale was possible: without one it is zero, not unknown."""
+        self._zeros["key"].append(self._place(key))
+        self._zeros["number"].append(self.calendar.number(time))
 
     def totals(self, position: int) -> dict[str, int]:
         """Return the quantity sold of each key, as known at `position`."""
@@ -128,8 +131,20 @@ class Ledger:
             quantity = found["quantity"]
             quantity[np.arange(first, first + shape[1])[None, :] < born[:, None]] = np.nan
             if self._gaps_missing:
-                quantity[quantity == 0] = np.nan
+                zeros = {name: np.array(column, dtype=np.int64) for name, column in self._zeros.items()}
+                row, column = wanted[zeros["key"]], zeros["number"] - first
+                told = (row >= 0) & (column >= 0) & (column < shape[1])
+                known = quantity > 0
+                known[row[told], column[told]] = True
+                quantity[~known] = np.nan
         return found
+
+    def _place(self, key: str) -> int:
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = len(self._keys)
+            self._keys.append(key)
+        return place
 
     def _rows(self, position: int) -> dict[str, Ints]:
         return {name: np.array(column[:position], dtype=np.int64) for name, column in self._columns.items()}

@@ -4,6 +4,9 @@ A line with a negative quantity under "cancelled" or "returned" is goods coming 
 "returned" with the quantity positive. Under any other status it is a correction of the shop's stock, no sale, and is
 counted as filtered.
 
+Where ``gaps = "missing"``, a quantity of 0 says that nothing was sold, which is more than no line would say: no event,
+but whoever reads the source may hear of it (`Source.nothing_sold`).
+
 Lines of one order id that lie apart are orders of their own: the later ones get ``<id>#<row>`` as theirs, for a second
 purchase under a known id would be taken for the first one, told again.
 """
@@ -25,6 +28,9 @@ from streams.sources.values import BadValue
 
 # Longer than any reader keeps a customer's orders; it bounds the memory here.
 _REMEMBERED_MS = 35 * 86_400_000
+
+NothingSold = Callable[[str, str | None, int], None]
+"""Is told a product, its category where the line names one, and the time (UTC ms)."""
 
 
 @dataclass(slots=True)
@@ -68,6 +74,8 @@ class Orders(Table):
         self._category = text_field("category", spec.category, index)
         self._quantity = whole_field("quantity", spec.quantity, index)
         self._no_quantity = spec.quantity is None
+        self._tells_zeros = spec.gaps == "missing"
+        self.nothing_sold: NothingSold | None = None
         self._price = money_field("price", spec.price, index, source.currency, self._rounded)
         self._amount = money_field("amount", spec.amount, index, source.currency, self._rounded)
         self._country = text_field("country", spec.country, index)
@@ -102,6 +110,11 @@ class Orders(Table):
                 self._count_filtered("orders.quantity.stock_correction")
                 return
             quantity, status = -quantity, "returned"
+        if quantity == 0 and self._tells_zeros:
+            self._count_filtered("orders.quantity.nothing_sold")
+            if self.nothing_sold is not None:
+                self.nothing_sold(self._product(row), self._category(row), time)
+            return
         positive(quantity)
         price = not_negative("price", self._price(row))
         amount = self._amount(row)

@@ -20,6 +20,7 @@ from streams.sources.fields import time_field
 from streams.sources.files import TableFile
 from streams.sources.loading import load_description
 from streams.sources.ordering import CHUNK_ROWS, in_time_order, looks_sorted
+from streams.sources.orders import NothingSold, Orders
 from streams.sources.table import Accounts, Item, Table, Unreadable
 from streams.sources.tables import make_table
 from streams.sources.values import BadValue
@@ -52,6 +53,8 @@ class Source:
         self._files = [(table, self._file(table)) for table in spec.tables()]
         self._looked: dict[tuple[Path, FieldSpec], bool] = {}
         self.accounts = Accounts()
+        self.nothing_sold: NothingSold | None = None
+        """Hears of lines that say that nothing was sold, where ``gaps = "missing"``; set it before reading."""
         # Constants that cannot be are an error of the description, so they are found now.
         for table, file in self._files:
             self._table(table, file, Accounts())
@@ -151,7 +154,10 @@ class Source:
                 self._looked[name] = looks_sorted(file, time_of)
             is_sorted = self._looked[name]
         rows = in_time_order(file, time_of, is_sorted, chunk_rows=self._chunk_rows)
-        return self._table(spec, file, accounts).items(rows, file.encode)
+        table = self._table(spec, file, accounts)
+        if isinstance(table, Orders):
+            table.nothing_sold = self.nothing_sold
+        return table.items(rows, file.encode)
 
     def _file(self, spec: TableSpec) -> TableFile:
         columns = spec.columns() | {rule.column for rule in self._spec.filter if rule.table == spec.name}
