@@ -98,7 +98,7 @@ class _Redrive:
             self._counts = kafka.partition_counts(consumer)
             starts = []
             for answer in consumer.committed(_partitions(consumer, self._settings), timeout=_TIMEOUT_S):
-                low, _ = consumer.get_watermark_offsets(answer, timeout=_TIMEOUT_S)
+                low, _ = kafka.bounds(consumer, answer)
                 starts.append(TopicPartition(answer.topic, answer.partition, max(low, answer.offset)))
             batch: list[Message] = []
             for message in _until_end(consumer, starts):
@@ -176,7 +176,7 @@ def _until_end(consumer: Consumer, starts: Sequence[TopicPartition]) -> Iterator
     """Give the messages from `starts` to where the partitions end now: letters that come meanwhile wait."""
     ends = {}
     for start in starts:
-        low, high = consumer.get_watermark_offsets(start, timeout=_TIMEOUT_S)
+        low, high = kafka.bounds(consumer, start)
         if max(low, start.offset) < high:
             ends[start.topic, start.partition] = high
     consumer.assign([start for start in starts if (start.topic, start.partition) in ends])

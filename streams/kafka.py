@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ _FENCING_CODES = frozenset(
         KafkaError.FENCED_INSTANCE_ID,
     }
 )
+_LEADER_CODES = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 _STALE_MEMBER_CODES = frozenset(
     {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS}
 )
@@ -114,6 +116,22 @@ def partition_counts(client: AdminClient | Consumer | Producer, timeout_s: float
             f"no Kafka broker answers within {timeout_s:.0f} s ({error.args[0].str()}); check kafka.bootstrap_servers"
         ) from error
     return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def bounds(consumer: Consumer, partition: TopicPartition, timeout_s: float = 30.0) -> tuple[int, int]:
+    """Return a partition's first offset held and the next to be written.
+
+    Just after a topic was made its leader is still being told: that is waited for. Raises KafkaException.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(partition, timeout=timeout_s)
+            return low, high
+        except KafkaException as error:
+            if error.args[0].code() not in _LEADER_CODES or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def record_of(message: Message, prefix: str) -> Record:

@@ -130,11 +130,13 @@ def inspect(place: Place, settings: Settings) -> Found:
         raw, _ = store.read(place.name, [])
         keys = len(store.keys(place.name))
         header, problem = _header(raw)
-        inputs = place.inputs(kafka.partition_counts(consumer), settings.kafka.prefix)
-        committed = committed_offsets(consumer, settings.kafka.prefix, inputs)
+        prefix = settings.kafka.prefix
+        inputs = place.inputs(kafka.partition_counts(consumer), prefix)
+        committed = committed_offsets(consumer, prefix, inputs)
         log = KafkaLog(consumer, settings)
         try:
-            logs = {input_: log.bounds(input_) for input_ in inputs}
+            # Asked first: it waits where a topic was made a moment ago.
+            logs = {i: kafka.bounds(consumer, TopicPartition(prefix + i.topic, i.partition)) for i in inputs}
             verdict = problem or _verdict(place, inputs, header, committed, log, settings)
         finally:
             log.close()

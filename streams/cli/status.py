@@ -72,7 +72,7 @@ def _published(settings: Settings) -> dict[str, dict[str, Any]]:
     try:
         if topic not in kafka.partition_counts(consumer):
             raise TopicsError(f"topics are missing: {topic}; run 'tidecast topics create'")
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=_TIMEOUT_S)
+        low, high = kafka.bounds(consumer, TopicPartition(topic, 0))
         consumer.assign([TopicPartition(topic, 0, max(low, high - _TAIL))])
         ended = low == high
         while not ended:

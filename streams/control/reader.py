@@ -88,8 +88,7 @@ class Reader(threading.Thread):
         asked = [TopicPartition(prefix + i.topic, i.partition, since) for i in inputs]
         starts = []
         for input_, found in zip(inputs, consumer.offsets_for_times(asked, timeout=_TIMEOUT_S), strict=True):
-            partition = self._partition(input_)
-            low, high = consumer.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
+            low, high = kafka.bounds(consumer, self._partition(input_))
             # Announcements are few, and the newest of each model may be old.
             offset = low if input_.topic == MODELS else found.offset if found.offset >= 0 else high
             starts.append(TopicPartition(prefix + input_.topic, input_.partition, offset))
