@@ -53,7 +53,7 @@ class ScoreFeatures:
         self._spend = np.empty((0, BLOCK_TILES), np.int64)
         self._totals = np.empty((0, *TOTALS), np.int64)
         self._free = np.zeros(1, np.int64)
-        self._scratch = (np.empty((3, LEVELS), np.int64), np.empty((LEVELS + 1, KINDS + 1), np.int64))
+        self._scratch = (np.empty((3, LEVELS), np.int64), np.empty((LEVELS, KINDS + 1), np.int64))
         self._products = ProductTable()
         self._versions: dict[str, tuple[int, int] | None] = {}
         self.session_ends: list[tuple[int, str, int]] = []

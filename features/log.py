@@ -101,11 +101,12 @@ def _join(row, j):
 
 @helper
 def in_table(row, product):
-    """Return whether the base session's table holds the hash `product`."""
-    for i in range(row[DISTINCT]):  # noqa: SIM110 (numba compiles no generator here)
-        if ((row[TABLE + (i >> 1)] >> ((i & 1) << 5)) & _LOW) == product:
-            return True
-    return False
+    """Return whether the base session's table holds the hash `product`; what is not used is 0, and no hash is."""
+    found = False
+    for word in range(TABLE, TIME):
+        found |= (row[word] & _LOW) == product
+        found |= ((row[word] >> 32) & _LOW) == product
+    return found
 
 
 @helper
@@ -148,15 +149,7 @@ def insert(row, time, session, kind, amount, product):
 
 
 @helper
-def _remember_product(row, product):
-    count = row[DISTINCT]
-    if product != 0 and count < DISTINCT_LIMIT and not in_table(row, product):
-        row[TABLE + (count >> 1)] |= product << ((count & 1) << 5)
-        row[DISTINCT] = count + 1
-
-
-@helper
-def _flush_session(row, time, key, kind, product):
+def _flush_session(row, time, key, meta):
     """Add the event to the base's session; one of another session replaces it, unless it is stamped earlier."""
     if row[FLUSHED] >= 0 and key == row[SESSION_KEY]:
         row[SESSION_START] = min(row[SESSION_START], time)
@@ -169,9 +162,12 @@ def _flush_session(row, time, key, kind, product):
     else:
         return
     row[SESSION_EVENTS] += 1
-    row[SESSION_VIEWS] += kind == VIEW
-    row[SESSION_CARTS] += kind == CART
-    _remember_product(row, product)
+    row[SESSION_VIEWS] += (meta & KIND_MASK) == VIEW
+    row[SESSION_CARTS] += (meta & KIND_MASK) == CART
+    count = row[DISTINCT]
+    if meta & FRESH and count < DISTINCT_LIMIT:
+        row[TABLE + (count >> 1)] |= (meta >> 8) << ((count & 1) << 5)
+        row[DISTINCT] = count + 1
 
 
 @helper
@@ -270,8 +266,7 @@ def flush(row, tiles, spend, totals, before, newest, scratch):
     time, key, amount, meta = row[TIME], row[KEY], row[AMOUNT], row[META]
     kind = meta & KIND_MASK
     flushed = row[FLUSHED]
-    base = row[SESSION_KEY]
-    _flush_session(row, time, key, kind, meta >> 8)
+    _flush_session(row, time, key, meta)
     tiles_of(max(flushed, time), newest)
     if time > flushed:
         if flushed >= 0:
@@ -291,6 +286,6 @@ def flush(row, tiles, spend, totals, before, newest, scratch):
             row[field + j] = row[field + j + 1]
         row[field + count] = 0
     row[COUNT] = count
-    # fresh is what neither base nor log have: look again where the base took another session, or ignored the event
-    if flushed < 0 or time < flushed or base != row[SESSION_KEY]:
+    if time < flushed:
+        # it stood before events that do not follow it: what is fresh among them is to be found again
         freshen(row, 0)

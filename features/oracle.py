@@ -93,11 +93,15 @@ class UserOracle:
         self._memory = _Memory()
         self._arrival = 0
 
-    def apply(self, event: Event) -> dict[str, float]:
-        """Apply `event` and return the user's and the session's features as of it, by name."""
+    def skip(self, event: Event) -> _Entry:
+        """Apply `event`, whose features are not asked for."""
         self._arrival += 1
         self._memory.settle()
-        entry = self._memory.add(self._arrival, event)
+        return self._memory.add(self._arrival, event)
+
+    def apply(self, event: Event) -> dict[str, float]:
+        """Apply `event` and return the user's and the session's features as of it, by name."""
+        entry = self.skip(event)
         return {
             feature.name: _user_value(feature, self._memory, entry)
             for feature in SCORE_SET
@@ -125,7 +129,7 @@ def oracle_vector(history: Iterable[Event], activity: Sequence[ActivityRow], eve
     """
     user = UserOracle()
     for known in history:
-        user.apply(known)
+        user.skip(known)
     return user.vector(event, activity)
 
 
