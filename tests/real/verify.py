@@ -11,7 +11,7 @@ import numpy as np
 from features.columns import Event
 from features.engine import ScoreFeatures
 from features.layout import PRODUCT_OFFSET, PRODUCT_PARTITION
-from features.oracle import oracle_vector
+from features.oracle import UserOracle
 from features.products import ProductTable
 from models.linear import LinearModel
 from models.online import PurchaseLearner
@@ -112,16 +112,16 @@ class Evidence:
     shop: Shop
     predictions: list[dict[str, object]]
     examples: list[tuple[int, Example]]
-    activity: dict[int, list[tuple[int, ActivityRow]]]
+    activity: dict[tuple[int, str], list[tuple[int, ActivityRow]]]
     models: dict[str, LinearModel]
 
     @classmethod
     def gather(cls, shop: Shop) -> Evidence:
         """Read the topics of a finished run as a read_committed consumer."""
-        activity: dict[int, list[tuple[int, ActivityRow]]] = defaultdict(list)
+        activity: dict[tuple[int, str], list[tuple[int, ActivityRow]]] = defaultdict(list)
         for record in shop.read("tidecast.activity"):
-            rows = decode_activity(record.value or b"").rows
-            activity[record.input.partition].extend((record.offset, row) for row in rows)
+            for row in decode_activity(record.value or b"").rows:
+                activity[record.input.partition, row.product_id].append((record.offset, row))
         examples = [
             (record.input.partition, example)
             for record in shop.read("tidecast.examples")
@@ -146,7 +146,7 @@ class Evidence:
         by_cause = {example.id: example for _, example in self.examples}
         checked = 0
         for partition in range(self.shop.partitions):
-            history: dict[str, list[Event]] = defaultdict(list)
+            users: dict[str, UserOracle] = defaultdict(UserOracle)
             books: dict[str, OrderBook] = defaultdict(OrderBook)
             accepted = applied_in_order(
                 [record for record in clicks if record.input.partition == partition],
@@ -168,19 +168,19 @@ class Evidence:
                     assert example.offsets == applied.positions, example.id
                     checked += 1
                     if checked % every == 0:
-                        self._check(example, history[user], events[0], item)
-                history[user].extend(events)
+                        self._check(example, users[user], events[0], item)
+                        continue
+                for event in events:
+                    users[user].skip(event)
         assert not by_cause, f"examples without an accepted click: {sorted(by_cause)[:5]}"
         return checked // every
 
-    def _check(self, example: Example, history: list[Event], event: Event, click: Click) -> None:
+    def _check(self, example: Example, user: UserOracle, event: Event, click: Click) -> None:
         rows: list[ActivityRow] = []
-        if example.product_version is not None:
+        if example.product_version is not None and click.product_id is not None:
             partition, offset = example.product_version
-            rows = [
-                row for at, row in self.activity[partition] if at <= offset and row.product_id == click.product_id
-            ]
-        expected = oracle_vector(history, rows, event)
+            rows = [row for at, row in self.activity[partition, click.product_id] if at <= offset]
+        expected = user.vector(event, rows)
         served = np.frombuffer(example.vector, "<f8")
         wrong = [
             (name, found, wanted)
