@@ -66,6 +66,13 @@ class Merge:
             return []
         return [rank for rank, queue in enumerate(self._queues) if not queue]
 
+    def can_take(self, bounds: Sequence[int] | None = None) -> bool:
+        """Say whether `take` would return anything."""
+        active = [q for rank, q in enumerate(self._queues) if bounds is None or self.positions[rank] < bounds[rank]]
+        if not self._ordered or len(active) == 1:
+            return any(active)
+        return bool(active) and all(active)
+
     def take(self, limit: int, bounds: Sequence[int] | None = None) -> list[Entry]:
         """Take up to `limit` entries in order and move the positions (next offset of each input).
 

@@ -143,6 +143,10 @@ class Task:
             return latest + 1
         return latest if latest > (self.clock or 0) else None
 
+    def can_take(self) -> bool:
+        """Say whether `take` would return a batch now."""
+        return self._merge.can_take(self._bounds)
+
     def take(self, limit: int) -> Batch | None:
         """Take the next entries in order, None where there are none. A batch never crosses the committed offsets."""
         silent = self._bounds is not None

@@ -164,7 +164,7 @@ class Worker:
             self._wait_for_store(error)
 
     def _poll(self) -> None:
-        wait = 0.0 if any(self._can_take(task) for task in self._tasks.values()) else 0.05
+        wait = 0.0 if any(task.can_take() for task in self._tasks.values()) else 0.05
         messages = kafka.take(self._consumer, 1_000, wait)
         now = time.monotonic()
         for message in messages:
@@ -244,9 +244,6 @@ class Worker:
                 outputs, [TopicPartition(self._prefix + i.topic, i.partition, end) for i, end in ends.items()]
             )
         self._unreadable.clear()
-
-    def _can_take(self, task: Task) -> bool:
-        return any(task.buffered(input_) for input_ in task.inputs) and (task.recovering or not task.held_back_by())
 
     def _take(self) -> list[tuple[Task, Batch]]:
         batches = []
@@ -557,13 +554,14 @@ class Worker:
             self._tasks[task.partition] = task
             for input_ in task.inputs:
                 self._rank_of[input_] = task
-        self._consumer.assign(
-            [
-                TopicPartition(self._prefix + i.topic, i.partition, offset)
-                for task in tasks
-                for i, offset in task.offsets().items()
-            ]
-        )
+        starts = [
+            TopicPartition(self._prefix + i.topic, i.partition, offset)
+            for task in tasks
+            for i, offset in task.offsets().items()
+        ]
+        self._consumer.assign(starts)
+        # A partition that was paused stays so through a new assignment, and would hold the others back for ever.
+        self._consumer.resume(starts)
 
     def _inputs_of(self, number: int) -> list[Input]:
         if self._stage.single_task:
