@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.jit import kernel
+
 TIME_END = 4_102_444_800_000
 """2100-01-01 in UTC ms: no event is stamped later."""
 
@@ -113,7 +115,16 @@ def ints(name: str, values: Ints, low: int, high: int, length: int) -> NDArray[n
         column = np.frombuffer(array("q", values), np.int64) if len(values) else np.empty(0, np.int64)
     if len(column) != length:
         raise FeatureError(f"column {name}: {len(column)} values for {length} events; give one for each")
-    if length and (column.min() < low or column.max() > high):
-        at = int(np.argmax((column < low) | (column > high)))
+    at = _first_outside(column, low, high)
+    if at >= 0:
         raise FeatureError(f"column {name}: value {column[at]} of event {at} is outside {low} to {high}")
     return column
+
+
+@kernel
+def _first_outside(column, low, high):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return the index of the first value outside [low, high], or -1."""
+    for i in range(len(column)):
+        if column[i] < low or column[i] > high:
+            return i
+    return -1

@@ -22,6 +22,7 @@ _SOURCES = (
     "jit.py",
     "sets.py",
     "layout.py",
+    "columns.py",
     "hashing.py",
     "log.py",
     "kernel.py",

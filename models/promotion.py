@@ -59,7 +59,9 @@ def backtest(trained: Trained, panel: Panel, *, margin: float = 0.0) -> Backtest
     base_mean, base_quantiles = np.empty_like(mean), np.empty_like(quantiles)
     for n, s in enumerate(series):
         quantity = past.quantity[s, -kept:]
-        forecast = seasonal.forecast(quantity[np.isfinite(quantity)], spec.season, spec.horizon, spec.quantiles)
+        # From its first bucket on; an unknown one in between keeps its place, or the season would shift.
+        quantity = quantity[np.argmax(np.isfinite(quantity)) :]
+        forecast = seasonal.forecast(quantity, spec.season, spec.horizon, spec.quantiles)
         base_mean[n], base_quantiles[n] = forecast.mean, forecast.quantiles
 
     wql, wql_seasonal = (evaluation.wql(actual, q, spec.quantiles) for q in (quantiles, base_quantiles))

@@ -27,6 +27,8 @@ from streams.sources import Source
 from streams.topologies.learn import LearnStage
 from streams.topologies.score import ScoreStage
 
+# Files are read ahead: all is done only when the last event was.
+_NEARLY = 0.999
 HEADER = ("session_id", "user_id", "event_index", "as_of", "horizon", "probability", "label", "model")
 CHAMPION = "champion"
 BASE_RATE = "base_rate"
@@ -66,7 +68,7 @@ def backtest_purchase(
         run = _Run(_settings(settings, source, horizon_s), from_ms, rows, chunk_events)
         for event in source.events():
             if run.put(event.topic, event.key, event.value):
-                report(Progress(run.feed.events, run.feed.time or 0, source.progress()))
+                report(Progress(run.feed.events, run.feed.time or 0, min(source.progress(), _NEARLY)))
         run.close()
     seconds = time.perf_counter() - started
     report(Progress(run.feed.events, run.feed.time or 0, 1.0))

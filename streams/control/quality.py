@@ -13,9 +13,11 @@ from schemas.outputs import Announcement, DemandPrediction, HistoryBucket, Purch
 from streams.control.demand import DemandJoin, JudgedStep
 from streams.control.facts import Batch, Bought, Cancelled
 from streams.control.purchases import Judged, PurchaseJoin
-from streams.control.scores import BinaryScores, DemandScores, log_loss
+from streams.control.scores import BinaryScores, DemandScores, entropy, log_loss
 
 _RECENT = 5_000
+# ADWIN itself looks for a change as often.
+_LOOK_EVERY = 32
 
 
 class DriftWatch:
@@ -30,43 +32,75 @@ class DriftWatch:
 
     def __init__(self) -> None:
         self._adwin = ADWIN()
+        self._mean = 0.0
+        self._seen = 0
         self.risen = 0
         self.last_at: int | None = None
 
     def add(self, time: int, loss: float) -> None:
         """Take the loss of a prediction as of `time` (event time, ms)."""
-        before = self._adwin.estimation
         self._adwin.update(loss)
         # A loss that fell is a change too, but nothing to worry about.
-        if self._adwin.drift_detected and self._adwin.estimation > before:
+        if self._adwin.drift_detected and self._adwin.estimation > self._mean:
             self.risen += 1
             self.last_at = time
+        self._seen += 1
+        if self._seen % _LOOK_EVERY == 0 or self._adwin.drift_detected:
+            self._mean = self._adwin.estimation
 
     def figures(self) -> dict[str, Any]:
         """Return how often the loss rose, and at which event time last."""
         return {"risen": self.risen, "last_at": self.last_at}
 
 
+class _Recent:
+    """The log loss of the latest `_RECENT` predictions judged."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[float, bool]] = deque()
+        self._loss = 0.0
+        self._positives = 0
+
+    def add(self, loss: float, positive: bool) -> None:
+        self._held.append((loss, positive))
+        self._loss += loss
+        self._positives += positive
+        if len(self._held) > _RECENT:
+            gone, was = self._held.popleft()
+            self._loss -= gone
+            self._positives -= was
+
+    def figures(self) -> dict[str, Any]:
+        count = len(self._held)
+        return {
+            "judged": count,
+            "positives": self._positives,
+            "log_loss": self._loss / count if count else None,
+            "base_log_loss": entropy(self._positives / count) if count else None,
+        }
+
+
 class _PurchaseModel:
     def __init__(self) -> None:
         self.version = ""
         self.all = BinaryScores()
-        self.recent: deque[tuple[float, bool]] = deque(maxlen=_RECENT)
+        self.recent = _Recent()
         self.drift = DriftWatch()
 
     def add(self, judged: Judged) -> None:
         self.version = judged.version
         self.all.add(judged.probability, judged.positive)
-        self.recent.append((judged.probability, judged.positive))
-        self.drift.add(judged.as_of, log_loss(judged.probability, judged.positive))
+        loss = log_loss(judged.probability, judged.positive)
+        self.recent.add(loss, judged.positive)
+        self.drift.add(judged.as_of, loss)
 
     def figures(self) -> dict[str, Any]:
-        recent = BinaryScores()
-        for probability, positive in self.recent:
-            recent.add(probability, positive)
-        latest = recent.figures()
-        del latest["calibration"]
-        return {"version": self.version, **self.all.figures(), "recent": latest, "drift": self.drift.figures()}
+        return {
+            "version": self.version,
+            **self.all.figures(),
+            "recent": self.recent.figures(),
+            "drift": self.drift.figures(),
+        }
 
 
 class _DemandModel:
@@ -113,7 +147,9 @@ class Quality:
         if batch.watermark is not None and (self._watermark is None or batch.watermark > self._watermark):
             self._watermark = batch.watermark
             for judged in self._purchases.advance(batch.watermark):
-                self._purchase_models.setdefault(judged.model, _PurchaseModel()).add(judged)
+                if judged.model not in self._purchase_models:
+                    self._purchase_models[judged.model] = _PurchaseModel()
+                self._purchase_models[judged.model].add(judged)
 
     def figures(self) -> dict[str, Any]:
         """Return everything that the status shows, as plain data."""
@@ -159,4 +195,6 @@ class Quality:
 
     def _judge_steps(self, steps: Iterable[JudgedStep]) -> None:
         for judged in steps:
-            self._demand_models.setdefault(judged.model, _DemandModel()).add(judged)
+            if judged.model not in self._demand_models:
+                self._demand_models[judged.model] = _DemandModel()
+            self._demand_models[judged.model].add(judged)

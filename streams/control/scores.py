@@ -20,6 +20,15 @@ def log_loss(probability: float, positive: bool) -> float:
     return -log(max(probability if positive else 1.0 - probability, _LEAST))
 
 
+def entropy(rate: float) -> float:
+    """Return the mean log loss (nats) of the best constant where the share `rate` came true: `rate` itself.
+
+    >>> round(entropy(0.5), 4), entropy(0.0)
+    (0.6931, 0.0)
+    """
+    return rate * log_loss(rate, True) + (1.0 - rate) * log_loss(rate, False)
+
+
 class BinaryScores:
     """Probabilities against yes or no.
 
@@ -61,7 +70,7 @@ class BinaryScores:
             "judged": count,
             "positives": self.positives,
             "log_loss": self._log_loss / count if count else None,
-            "base_log_loss": rate * log_loss(rate, True) + (1 - rate) * log_loss(rate, False) if count else None,
+            "base_log_loss": entropy(rate) if count else None,
             "brier": self._brier / count if count else None,
             "calibration": [
                 {"from": number / _BINS, "count": held, "predicted": total / held, "observed": positives / held}

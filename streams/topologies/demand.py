@@ -98,6 +98,7 @@ class _Extra(msgspec.Struct):
     upstream: dict[int, int | None]
     tasks: int | None
     closed: int | None
+    first: int | None = None
 
 
 class _DemandState:
@@ -113,6 +114,8 @@ class _DemandState:
         self._upstream: dict[int, int | None] = {}
         self._tasks: int | None = None
         self._closed: int | None = None
+        self._first: int | None = None
+        """The earliest bucket of a sale, while nothing was closed yet."""
 
     # -- rows -------------------------------------------------------------------------------------------------
 
@@ -188,11 +191,12 @@ class _DemandState:
             self._absent.clear()
 
     def extra(self) -> bytes:
-        return _encode(_Extra(self._upstream, self._tasks, self._closed))
+        return _encode(_Extra(self._upstream, self._tasks, self._closed, self._first))
 
     def restore(self, extra: bytes) -> None:
         found = _decode_extra(extra)
         self._upstream, self._tasks, self._closed = found.upstream, found.tasks, found.closed
+        self._first = found.first
 
     def floor(self) -> Mapping[Input, int] | None:
         return None
@@ -233,6 +237,8 @@ class _DemandState:
         series = self._series.get(row.product_id)
         if row.kind == EventKind.PURCHASE:
             series = self._sell(row.product_id, number, series)
+        elif series is not None and row.product_id not in self._live and number > series.last:
+            return  # a series at rest only waits for a sale
         if series is None:
             return
         bucket = series.closed_at(number)
@@ -255,13 +261,16 @@ class _DemandState:
                     outputs.extend(self._forecasts([row.product_id], number, revision, step))
 
     def _sell(self, product: str, number: int, series: Series | None) -> Series:
+        if self._closed is None:
+            self._first = number if self._first is None else min(self._first, number)
         if series is None:
-            last = number - 1 if self._closed is None else self._closed
-            series = self._series[product] = Series(born=number, sold=number, last=min(last, number - 1))
+            closed = number - 1 if self._closed is None else min(self._closed, number - 1)
+            series = self._series[product] = Series(born=number, sold=number, last=closed)
             self._absent.discard(product)
         elif product not in self._live and self._closed is not None and series.last < self._closed:
             series.close(min(self._closed, number - 1), kept=self._stage.kept)
-        series.sold = max(series.sold, number)
+        # Upstream tasks are not equally far: what was sold earlier may come later.
+        series.sell(number, closing=self._closed is not None)
         if product not in self._live:
             self._live.add(product)
             self._dirty_shards.add(_shard(product))
@@ -272,19 +281,19 @@ class _DemandState:
             return
         calendar = self._stage.calendar
         if self._closed is None:
-            self._closed = calendar.number(watermark) - 1
+            # From the first sale on, however many buckets the first batches span.
+            number = calendar.number(watermark)
+            self._closed = (number if self._first is None else min(self._first, number)) - 1
         while calendar.start(self._closed + 2) <= watermark:
             self._closed += 1
             self._close(self._closed, step, outputs)
 
     def _close(self, number: int, step: Step, outputs: list[Output]) -> None:
         stage = self._stage
-        end = stage.calendar.start(number + 1)
-        closing = [product for product in sorted(self._live) if self._series[product].born <= number]
+        end, rest = stage.calendar.start(number + 1), stage.settings.demand.retire_after
+        closing = [product for product in sorted(self._live) if self._series[product].lives(number, rest)]
         for product in closing:
             series = self._series[product]
-            if series.last >= number:
-                continue
             bucket = series.close(number, kept=stage.kept)
             series.touched = max(series.touched, end)
             self._dirty_series.add(product)
@@ -298,7 +307,8 @@ class _DemandState:
         step.count("buckets_closed", len(closing))
         for product in closing:
             series = self._series[product]
-            if number - series.sold >= stage.settings.demand.retire_after and not series.open:
+            if number - series.sold >= rest and not series.sales:
+                series.open.clear()
                 self._live.discard(product)
                 self._dirty_shards.add(_shard(product))
 
@@ -364,7 +374,7 @@ class _DemandState:
 
     def _would_close(self, watermark: int | None) -> bool:
         if watermark is None or self._closed is None:
-            return False
+            return watermark is not None
         return self._stage.calendar.start(self._closed + 2) <= watermark
 
 

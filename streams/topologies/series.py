@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 
 import msgspec
@@ -20,7 +21,8 @@ class Bucket(msgspec.Struct, array_like=True):
 class Series(msgspec.Struct):
     """The closed buckets of a product, oldest first, up to number `last`; open ones by number.
 
-    `born` is the number of its first bucket, `sold` that of the latest with a sale. At most `kept` closed buckets stay.
+    `born` is the number of its first bucket, `sold` that of the latest closed one with a sale, `sales` are those of
+    open ones. At most `kept` closed buckets stay.
 
     >>> series = Series(born=10, sold=10, last=9)
     >>> series.at(10).quantity = 3
@@ -35,6 +37,24 @@ class Series(msgspec.Struct):
     open: dict[int, Bucket] = {}
     revisions: dict[int, int] = {}
     touched: int = 0
+    sales: list[int] = []
+
+    def sell(self, number: int, *, closing: bool) -> None:
+        """Note a sale in a bucket; before any was closed (not `closing`) it may be earlier than all known."""
+        if not closing:
+            self.last = min(self.last, number - 1)
+        if number <= self.last:
+            self.sold = max(self.sold, number)
+            return
+        self.born = min(self.born, number)
+        if number not in self.sales:
+            insort(self.sales, number)
+
+    def lives(self, number: int, rest: int) -> bool:
+        """Say, when bucket `number` is about to close, whether there was a sale within the `rest` buckets before."""
+        while self.sales and self.sales[0] <= number:
+            self.sold = self.sales.pop(0)
+        return self.last < number and self.born <= number <= self.sold + rest
 
     def at(self, number: int) -> Bucket:
         """Return an open bucket, made on first use."""
@@ -46,8 +66,8 @@ class Series(msgspec.Struct):
         return self.closed[index] if 0 <= index < len(self.closed) and number >= self.born else None
 
     def close(self, number: int, *, kept: int) -> Bucket:
-        """Close every bucket up to `number`; those without an event are zero. Returns the last one."""
-        first = max(self.last + 1, number - kept + 1)
+        """Close every bucket from the first on up to `number`; those without an event are zero. Returns the last."""
+        first = max(self.last + 1, self.born, number - kept + 1)
         for one in range(first, number + 1):
             bucket = self.open.pop(one, None) or Bucket()
             if bucket.price < 0 and self.closed:

@@ -28,19 +28,26 @@ def _run(path: Path, out: Path, **options: Any) -> dict[str, Any]:
     return backtest_purchase(open_source(path), SETTINGS, out, **{"chunk_events": 64, **options})
 
 
-def _label(shop: Shop, row: Row) -> str:
-    """The label of a row by looking at every order, its cancellation and purchase clicks."""
-    as_of, until = parse_time(row["as_of"]), parse_time(row["as_of"]) + HORIZON_S * 1_000
+def _labels(shop: Shop, rows: list[Row]) -> list[str]:
+    """The labels of rows by looking at every order, its cancellation and purchase clicks."""
     last = max(parse_time(one["time"]) for one in (*shop.clicks, *shop.orders))
-    if until >= last:
-        return ""
-    mine = [one for one in shop.orders if one["user"] == row["user_id"]]
-    placed = {one["order"]: parse_time(one["time"]) for one in mine if one["status"] == "placed"}
-    gone = {one["order"]: parse_time(one["time"]) for one in mine if one["status"] == "cancelled"}
-    bought = [parse_time(c["time"]) for c in shop.clicks if c["user"] == row["user_id"] and c["type"] == "purchase"]
-    # A cancellation at its order's very time is known no later than the order: it never counted.
-    times = [time for order, time in placed.items() if gone.get(order, math.inf) > time]
-    return str(int(any(as_of < time <= until for time in (*times, *bought))))
+    bought: dict[str, list[int]] = defaultdict(list)
+    gone = {one["order"]: parse_time(one["time"]) for one in shop.orders if one["status"] == "cancelled"}
+    for one in shop.orders:
+        time = parse_time(one["time"])
+        # A cancellation at its order's very time is known no later than the order: it never counted.
+        if one["status"] == "placed" and gone.get(one["order"], math.inf) > time:
+            bought[one["user"]].append(time)
+    for one in shop.clicks:
+        if one["type"] == "purchase":
+            bought[one["user"]].append(parse_time(one["time"]))
+    labels = []
+    for row in rows:
+        as_of = parse_time(row["as_of"])
+        until = as_of + HORIZON_S * 1_000
+        found = any(as_of < time <= until for time in bought[row["user_id"]])
+        labels.append("" if until >= last else str(int(found)))
+    return labels
 
 
 @pytest.mark.parametrize(("seed", "step_ms"), [(1, 1), (2, 600_000)])
@@ -50,7 +57,7 @@ def test_labels_are_those_of_a_brute_force_reading(tmp_path: Path, seed: int, st
     _run(shop.write(tmp_path), tmp_path / "out")
     rows = rows_of(tmp_path / "out" / "predictions.csv")
     assert {row["label"] for row in rows} == {"", "0", "1"}
-    assert [row["label"] for row in rows] == [_label(shop, row) for row in rows]
+    assert [row["label"] for row in rows] == _labels(shop, rows)
 
 
 @pytest.mark.parametrize("hours", [0.5, 7.3, 24.0, 41.7])

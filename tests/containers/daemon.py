@@ -74,11 +74,13 @@ def _answers(host: str) -> bool:
 
 def main() -> int:
     """Run the command line's command beside a daemon and return its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with docker_daemon() as host:
         process = subprocess.Popen(sys.argv[1:], env={**os.environ, "DOCKER_HOST": host})
         try:
             return process.wait()
         except KeyboardInterrupt:
+            process.terminate()
             return process.wait()
 
 

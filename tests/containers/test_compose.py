@@ -20,7 +20,7 @@ from docker.models.containers import Container
 from streams.children import free_port
 from tests.containers.images import environment
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(1_800)]
 _ROOT = Path(__file__).parents[2]
 _PROJECT = "tidecast-test"
 WORKERS = ("score", "demand", "learn", "control")
@@ -32,8 +32,9 @@ class Compose:
 
     def __init__(self) -> None:
         self.kafka_port = free_port()
-        ports = {"KAFKA_PORT": str(self.kafka_port), "REDIS_PORT": str(free_port())}
-        self._environment = {**os.environ, **environment(), **ports}
+        self.web_port = free_port()
+        ports = {"KAFKA_PORT": self.kafka_port, "REDIS_PORT": free_port(), "WEB_PORT": self.web_port}
+        self._environment = {**os.environ, **environment(), **{name: str(port) for name, port in ports.items()}}
         plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
         self._command = ["docker", "compose"] if plugin.returncode == 0 else ["docker-compose"]
         self._docker = docker.from_env()
@@ -63,7 +64,7 @@ class Compose:
         assert len(found) == 1, f"{service}: {found}"
         return found[0]
 
-    def wait_healthy(self, *services: str, limit_s: float = 180) -> None:
+    def wait_healthy(self, *services: str, limit_s: float = 300) -> None:
         """Wait until the health checks of the services pass."""
         deadline = time.monotonic() + limit_s
         for service in services:
@@ -111,7 +112,7 @@ def click(number: int, time_ms: int) -> dict[str, Any]:
 
 def order(number: int, time_ms: int) -> dict[str, Any]:
     """Return a paid order of one product."""
-    line = {"product_id": f"product-{number % 10}", "quantity": 1, "unit_price": 1_250, "amount": 1_250}
+    line = {"product_id": f"product-{number // 10 % 10}", "quantity": 1, "unit_price": 1_250, "amount": 1_250}
     return {
         "event_id": f"order-{number}",
         "order_id": f"order-{number}",
@@ -137,28 +138,38 @@ def send(compose: Compose, clicks: range, day: int) -> None:
     assert producer.flush(60) == 0
 
 
-def predictions(compose: Compose, clicks: int, limit_s: float = 120) -> list[dict[str, Any]]:
-    """Return what a read_committed consumer finds in `predictions`, once `clicks` purchase predictions are there."""
+def predictions(compose: Compose, clicks: int, products: int, limit_s: float = 300) -> list[dict[str, Any]]:
+    """Return what a read_committed consumer finds in `predictions`.
+
+    Waits for so many purchase predictions and products with a demand forecast, and then for 3 s of silence, so that a
+    duplicate would be seen.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": compose.bootstrap,
             "group.id": f"test-{time.monotonic_ns()}",
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
+            "log_level": 0,
         }
     )
     consumer.subscribe(["predictions"])
     found: list[dict[str, Any]] = []
     deadline = time.monotonic() + limit_s
-    kinds: Counter[str] = Counter()
+    purchases, forecast = 0, set()
     quiet_since = time.monotonic()
-    # Some quiet time after the last, so that a duplicate would be seen.
-    while time.monotonic() < deadline and not (kinds["purchase"] >= clicks and time.monotonic() - quiet_since > 3):
+    while time.monotonic() < deadline:
+        if purchases >= clicks and len(forecast) >= products and time.monotonic() - quiet_since > 3:
+            break
         message = consumer.poll(0.5)
-        if message is not None and message.error() is None:
-            found.append(json.loads(message.value()))
-            kinds[found[-1]["kind"]] += 1
-            quiet_since = time.monotonic()
+        if message is None or message.error() is not None:
+            continue
+        found.append(prediction := json.loads(message.value()))
+        quiet_since = time.monotonic()
+        if prediction["kind"] == "purchase":
+            purchases += 1
+        else:
+            forecast.add(prediction["subject"])
     consumer.close()
     return found
 
@@ -166,7 +177,7 @@ def predictions(compose: Compose, clicks: int, limit_s: float = 120) -> list[dic
 def test_the_whole_way(compose: Compose) -> None:
     """Every click is predicted once, through the death and replacement of a worker; demand is forecast, too."""
     send(compose, range(1_000), day=1)
-    assert {p["payload"]["event_id"] for p in predictions(compose, 1_000) if p["kind"] == "purchase"} == {
+    assert {p["payload"]["event_id"] for p in predictions(compose, 1_000, 0) if p["kind"] == "purchase"} == {
         f"click-{number}" for number in range(1_000)
     }
     send(compose, range(1_000, 2_000), day=2)
@@ -176,7 +187,7 @@ def test_the_whole_way(compose: Compose) -> None:
     compose("up", "--detach", "--no-build", "--force-recreate", "--no-deps", "score")
     compose.wait_healthy("score")
     assert compose.container("score").id != before
-    found = predictions(compose, 3_000)
+    found = predictions(compose, 3_000, 10)
     counts = Counter(p["id"] for p in found)
     assert [one for one, count in counts.items() if count > 1] == []
     purchases = Counter(p["payload"]["event_id"] for p in found if p["kind"] == "purchase")
@@ -200,6 +211,12 @@ def test_metrics_are_served(compose: Compose) -> None:
     address = next(iter(compose.container("score").attrs["NetworkSettings"]["Networks"].values()))["IPAddress"]
     with urllib.request.urlopen(f"http://{address}:8080/metrics", timeout=5) as answer:
         assert b"tidecast_ready 1.0" in answer.read()
+
+
+def test_the_web_view_is_published(compose: Compose) -> None:
+    """The control worker's page is reached from the host."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{compose.web_port}/", timeout=20) as answer:
+        assert answer.status == 200
 
 
 def test_the_training_service_asks_for_a_gpu(compose: Compose) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
+
 from schemas import events
 from schemas.outputs import decode_dead_letter
-
 from streams.records import MARKER_HEADER
 from tests.real.harness import Shop
 from tests.real.servers import KafkaServer, RedisServer
@@ -112,7 +112,9 @@ def _bad(chance: random.Random, good: bytes) -> bytes:
             torn[chance.randrange(len(torn))] = chance.randrange(256)
         return bytes(torn)
     if kind == 2:
-        return chance.choice([b"", b"null", b"[]", b"{}", b'"x"', b"NaN", b"1e999", b"[" * 5_000, b"\xff\xfe", b"{" * 900])
+        return chance.choice(
+            [b"", b"null", b"[]", b"{}", b'"x"', b"NaN", b"1e999", b"[" * 5_000, b"\xff\xfe", b"{" * 900]
+        )
     event = json.loads(good)
     event["event_id"] = f"bad{chance.getrandbits(60)}"
     wrong: list[tuple[str, object]] = [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from features.columns import Event
 from features.engine import ScoreFeatures
 from features.layout import PRODUCT_OFFSET, PRODUCT_PARTITION
@@ -17,7 +18,6 @@ from models.linear import LinearModel
 from models.online import PurchaseLearner
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_marker, decode_order
 from schemas.internal import ActivityRow, Example, decode_activity, decode_examples
-
 from streams.records import MARKER_HEADER, Record
 from streams.settings import Settings
 from streams.topologies.orderbook import OrderBook, line_value
