@@ -1,4 +1,4 @@
-"""Bytes that cannot be read stop nothing: each is in the dead letters with its reason, every good event is processed."""
+"""Bytes that cannot be read stop nothing: each is a dead letter with its reason, every good event is processed."""
 
 from __future__ import annotations
 
