@@ -224,7 +224,7 @@ def _refuse_unknown_variables() -> None:
             continue
         section, _, key = name.removeprefix("TIDECAST_").lower().partition("__")
         field = Settings.model_fields.get(section)
-        known = field.annotation.model_fields if field is not None and field.annotation is not None else {}  # type: ignore[attr-defined]
+        known = field.annotation.model_fields if field is not None and field.annotation is not None else {}
         key = key.partition("__")[0]
         if field is None or (key and key not in known):
             raise ConfigurationError(

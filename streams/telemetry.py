@@ -77,7 +77,10 @@ def serve(telemetry: Telemetry, host: str, port: int) -> ThreadingHTTPServer:
     """Serve health and metrics in a daemon thread; port 0 takes a free one. Raises ConfigurationError."""
 
     class Handler(BaseHTTPRequestHandler):
+        """Answers from `telemetry`."""
+
         def do_GET(self) -> None:
+            """Answer a GET."""
             status, kind, body = telemetry.answer(self.path.partition("?")[0])
             self.send_response(status)
             self.send_header("Content-Type", kind)

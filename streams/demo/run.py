@@ -213,13 +213,16 @@ def _truth_of(shop: object, value: bytes) -> tuple[str | None, float | None]:
 
 def _from_source(path: Path) -> tuple[Iterator[Item], int, Callable[[str, int], float]]:
     from streams.sources import open_source
+    from streams.sources.reader import Unreadable
 
     total = sum(1 for _ in open_source(path).events())
 
     def items() -> Iterator[Item]:
         for event in open_source(path).events():
-            event_id = event.value.event_id if isinstance(event.value, Click) else None
-            yield Item(event.topic, event.key, encode_event(event.value), event.time_ms, event_id)
+            value = event.value
+            if not isinstance(value, Unreadable):
+                event_id = value.event_id if isinstance(value, Click) else None
+                yield Item(event.topic, event.key, encode_event(value), event.time_ms, event_id)
 
     return items(), total, lambda product, time_ms: 0.0
 

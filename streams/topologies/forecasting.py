@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from models.seasonal import MEMORY, QUANTILES
-from models.seasonal import forecast as seasonal_forecast
 
 from models.buckets import CONTEXT, SEASON, Freq
+from models.seasonal import MEMORY, QUANTILES
+from models.seasonal import forecast as seasonal_forecast
 from models.sequence import History, SequenceForecaster
 from schemas.outputs import Announcement
 from streams.settings import Settings
