@@ -270,7 +270,7 @@ class _DemandState:
         elif product not in self._live and self._closed is not None and series.last < self._closed:
             series.close(min(self._closed, number - 1), kept=self._stage.kept)
         # Upstream tasks are not equally far: what was sold earlier may come later.
-        series.sell(number, closing=self._closed is not None)
+        series.sell(number, closed=self._closed)
         if product not in self._live:
             self._live.add(product)
             self._dirty_shards.add(_shard(product))

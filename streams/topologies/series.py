@@ -39,9 +39,9 @@ class Series(msgspec.Struct):
     touched: int = 0
     sales: list[int] = []
 
-    def sell(self, number: int, *, closing: bool) -> None:
-        """Note a sale in a bucket; before any was closed (not `closing`) it may be earlier than all known."""
-        if not closing:
+    def sell(self, number: int, *, closed: int | None) -> None:
+        """Note a sale in a bucket; where the task has not `closed` that one yet, it may be earlier than all known."""
+        if closed is None or number > closed:
             self.last = min(self.last, number - 1)
         if number <= self.last:
             self.sold = max(self.sold, number)
