@@ -64,6 +64,9 @@ def plan(
     epoch = max((one.epoch for one in committed.values()), default=0) + 1
     ranges = {input_: log.bounds(input_) for input_ in inputs}
     bounds = {i: committed[i].offset if i in committed else ranges[i][0] for i in inputs}
+    if header is None:
+        # Without a checkpoint it goes on with what the log still holds.
+        bounds = {i: max(bound, ranges[i][0]) for i, bound in bounds.items()}
     for input_ in inputs:
         if bounds[input_] > ranges[input_][1]:
             raise RecoveryError(
@@ -81,7 +84,7 @@ def plan(
     for input_, offset in positions.items():
         if offset > bounds[input_]:
             raise CheckpointAhead(f"{input_}: checkpoint {offset} > committed {bounds[input_]}; {reset}")
-        if offset < ranges[input_][0] and bounds[input_] > offset:
+        if offset < ranges[input_][0]:
             raise LogTruncated(
                 f"{input_}: the log starts at {ranges[input_][0]}, after the checkpoint's {offset}; raise the topic's "
                 f"retention.ms for the next time, and run 'tidecast state reset {task}' to go on without those records"
@@ -95,7 +98,7 @@ def _without_checkpoint(
     low, _ = ends
     if input_ not in committed:
         return low
-    bound = committed[input_].offset
+    bound = max(committed[input_].offset, low)
     appended = log.appended_at(input_, bound)
     if appended is None:
         return bound
