@@ -223,7 +223,7 @@ class Evidence:
 def same_rows(left: Shop, right: Shop) -> None:
     """Check that two finished runs left equal rows: the score stage's, and the products' but for their versions.
 
-    A series' open views and a bucket's revisions depend on how far the upstream tasks were apart; they are not compared.
+    Open views and revisions of series depend on how far the upstream tasks were apart: they are not compared.
     """
     assert left.rows("score") == right.rows("score")
     ours, theirs = ({key: row for key, row in shop.rows("demand").items() if "/p:" in key} for shop in (left, right))
