@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from schemas.outputs import encode_dead_letter
 from streams import kafka as edge
 from streams.errors import TidecastError
-from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, REDRIVE_HEADER, Input, Record
+from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, REDRIVE_HEADER, Record
 from streams.resetting import Place, inspect, repair
 from streams.settings import KafkaSettings, RedisSettings, Settings
 from streams.topics import create
@@ -142,48 +142,6 @@ def test_a_reset_task_is_rebuilt_and_repeats_nothing(
     assert score(settings, 10)[0] == 0
     predicted = _predicted(settings)
     assert (len(predicted), predicted.total()) == (60, 60)
-
-
-def test_each_contradiction_is_cleared(settings: Settings, environment: dict[str, str], score: Any) -> None:
-    """CheckpointAhead, CheckpointOrphaned, LogTruncated and a recreated topic: refused, shown, reset, and it runs."""
-    _produce_clicks(settings, 0, 50)
-    assert score(settings, 50)[0] == 0
-    place = Place.parse("score-0", settings)
-    clicks = settings.kafka.prefix + CLICKSTREAM
-
-    def refused(name: str) -> None:
-        code, log = score(settings, None)
-        assert code == 4, log
-        assert f"tidecast state reset {place.name}" in log
-        shown = _tidecast(environment, "state", "show", place.name)
-        assert name in shown.stdout
-        done = _tidecast(environment, "state", "reset", place.name, "--yes")
-        assert done.returncode == 0, done.stderr
-
-    # Offsets set back below the checkpoint, as by a restored broker: those predictions come again.
-    _commit(settings, [TopicPartition(clicks, 0, 40, metadata="1")])
-    refused("CheckpointAhead")
-    assert score(settings, 10)[0] == 0
-
-    # The topic lost records that the checkpoint had not covered.
-    _commit(settings, [TopicPartition(clicks, 0, 20, metadata="1")])
-    repair(place, inspect(place, settings), settings)
-    assert score(settings, 30)[0] == 0
-    end = inspect(place, settings).logs[Input(CLICKSTREAM, 0)][1]
-    _produce_clicks(settings, 50, 10)
-    client = edge.admin(settings)
-    client.delete_records([TopicPartition(clicks, 0, end + 5)])[TopicPartition(clicks, 0)].result(30)
-    refused("which is not in the log")
-    assert score(settings, 5)[0] == 0
-
-    # The topic was made anew.
-    client.delete_topics([clicks])[clicks].result(30)
-    deadline = time.monotonic() + 30
-    while create(settings).get(clicks) != "created":
-        assert time.monotonic() < deadline
-    _produce_clicks(settings, 100, 5)
-    refused("beyond the log's end")
-    assert score(settings, 5)[0] == 0
 
 
 def test_a_reset_that_cannot_be_done_changes_nothing(settings: Settings) -> None:
