@@ -23,7 +23,6 @@ from streams.topologies.stage import Rejected, Stage, Step, TimeMarker
 
 # Rows are listed for expiry by the day they were last touched in.
 _PERIOD_MS = 86_400_000
-_SWEEP_ROWS = 500
 
 
 class _Extra(msgspec.Struct):
