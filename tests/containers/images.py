@@ -158,7 +158,8 @@ def _digest(paths: Iterable[Path], more: Iterable[str]) -> str:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(str(file).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+                name = file.relative_to(path.parent)  # wherever the checkout lies
+                digest.update(str(name).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
