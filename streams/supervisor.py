@@ -1,11 +1,13 @@
 """All roles as children of one process, with embedded servers where no broker is set.
 
-A role that ends by itself is started again, with a pause that grows; one that keeps failing ends the whole run, with
-the role's own words. Children die with this process, whatever ends it.
+A role that ends by itself is started again on the same port, with a pause that grows; one that keeps failing ends the
+whole run, with the role's own words, unless it is the control role, without which the others go on. Children die with
+this process, whatever ends it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import subprocess
@@ -28,47 +30,58 @@ _HOPELESS_RESTARTS = 5
 _STABLE_S = 60.0
 # These say that starting again is no use: settings, topics, contradictions.
 _FINAL_CODES = (2, 3, 4)
+# No prediction waits for it.
+_DISPENSABLE = "control"
 
 
 @dataclass(slots=True)
 class _Child:
     role: str
     process: subprocess.Popen[bytes]
-    port: int
     started: float
     restarts: int = 0
+    again_at: float | None = None
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """Runs roles as children; `poll` looks after them, `stop` ends them gracefully, the newest started last."""
+    """Runs roles as children; `poll` looks after them, `stop` ends them gracefully, the newest started last.
+
+    `host` is where the roles serve their health; `status_urls` are further workers that the control role shows.
+    """
 
     roles: tuple[str, ...] = ROLES
     environment: Mapping[str, str] = field(default_factory=dict)
     log_dir: Path | None = None
+    host: str = "127.0.0.1"
+    status_urls: tuple[str, ...] = ()
     children: dict[str, _Child] = field(default_factory=dict)
+    _ports: dict[str, int] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Start every role, each with health on a port of its own."""
+        """Start every role, each with health on a port of its own, which it keeps when it is started again."""
+        while len(self._ports) < len(self.roles):
+            port = free_port()
+            if port not in self._ports.values():
+                self._ports[self.roles[len(self._ports)]] = port
         for role in self.roles:
             self.children[role] = self._spawn(role)
 
     def ports(self) -> dict[str, int]:
         """Return the health port of each role."""
-        return {role: child.port for role, child in self.children.items()}
+        return dict(self._ports)
 
     def poll(self) -> None:
-        """Start ended roles again. Raises TidecastError for one that keeps failing."""
+        """Start ended roles again when their pause is over. Raises TidecastError for one that keeps failing."""
+        now = time.monotonic()
         for role, child in list(self.children.items()):
             code = child.process.poll()
             if code is None:
                 continue
-            restarts = 0 if time.monotonic() - child.started > _STABLE_S else child.restarts + 1
-            if code in _FINAL_CODES or restarts > _HOPELESS_RESTARTS:
-                raise TidecastError(f"role {role} ended with exit code {code}; its own lines above say why")
-            _LOG.warning("role %s ended with exit code %d; starting it again", role, code)
-            time.sleep(min(0.2 * 2**restarts, 5.0))
-            self.children[role] = self._spawn(role, restarts)
+            if child.again_at is None:
+                self._ended(child, code, now)
+            elif now >= child.again_at:
+                self.children[role] = self._spawn(role, child.restarts)
 
     def stop(self) -> None:
         """Ask every role to end and wait; one that does not end within 15 s is killed."""
@@ -79,12 +92,25 @@ class Supervisor:
             stop_child(child.process, grace_s=15.0)
         self.children.clear()
 
+    def _ended(self, child: _Child, code: int, now: float) -> None:
+        restarts = 0 if now - child.started > _STABLE_S else child.restarts + 1
+        if code in _FINAL_CODES or restarts > _HOPELESS_RESTARTS:
+            if child.role != _DISPENSABLE:
+                raise TidecastError(f"role {child.role} ended with exit code {code}; its own lines above say why")
+            _LOG.error("role %s ended with exit code %d; its own lines say why. The others go on", child.role, code)
+            del self.children[child.role]
+            return
+        _LOG.warning("role %s ended with exit code %d; starting it again", child.role, code)
+        child.restarts, child.again_at = restarts, now + min(0.2 * 2**restarts, 5.0)
+
     def _spawn(self, role: str, restarts: int = 0) -> _Child:
-        port = free_port()
-        environment = {**self.environment, "TIDECAST_RUNTIME__METRICS_PORT": str(port)}
+        environment = {**self.environment, "TIDECAST_RUNTIME__METRICS_PORT": str(self._ports[role])}
+        if role == _DISPENSABLE:
+            own = (f"http://{self.host}:{port}" for other, port in self._ports.items() if other != role)
+            environment["TIDECAST_CONTROL__STATUS_URLS"] = json.dumps([*own, *self.status_urls])
         log = self.log_dir / f"{role}.log" if self.log_dir is not None else None
         process = start_child([sys.executable, "-m", "streams.cli", "run", "--role", role], env=environment, log=log)
-        return _Child(role, process, port, time.monotonic(), restarts)
+        return _Child(role, process, time.monotonic(), restarts)
 
 
 def run_all(settings: Settings, data_dir: Path, say: Callable[[str], None] = print) -> int:
@@ -106,7 +132,12 @@ def run_all(settings: Settings, data_dir: Path, say: Callable[[str], None] = pri
         say(f"kafka={settings.kafka.bootstrap_servers} redis={url.rpartition('@')[2] if '@' in url else url}")
         sys.stdout.flush()
         create(settings)
-        supervisor = Supervisor(environment=environment)
+        host = settings.runtime.metrics_host
+        supervisor = Supervisor(
+            environment=environment,
+            host="127.0.0.1" if host in ("0.0.0.0", "::", "") else host,
+            status_urls=settings.control.status_urls,
+        )
         stack.callback(supervisor.stop)
         supervisor.start()
         ports = ", ".join(f"{role} {port}" for role, port in supervisor.ports().items())
