@@ -70,7 +70,8 @@ class ControlApp:
             topic_allow_declare=False,
             store="memory://",
             web_bind=settings.control.web_host,
-            web_port=max(web_port, 0),
+            # Faust refuses 0 and -1, also where nothing is served.
+            web_port=max(web_port, 1),
             autodiscover=False,
             loghandlers=[],
         )
