@@ -65,6 +65,7 @@ class Worker:
         self._at_end: dict[Input, float] = {}
         self._last_real: dict[Input, float] = {}
         self._marked: dict[Input, int] = {}
+        self._marks_looked_at = 0.0
         self._held: set[Input] = set()
         self._generation = 0
         self._checkpointed = 0.0
@@ -150,7 +151,7 @@ class Worker:
             batches = self._take()
             if batches:
                 self._round(batches)
-            else:
+            if not batches or self._marks_due():
                 self._mark_time()
             if self._due():
                 self._checkpoint_all()
@@ -378,10 +379,14 @@ class Worker:
 
     # -- idle inputs ------------------------------------------------------------------------------------------
 
+    def _marks_due(self) -> bool:
+        """Say whether even a busy worker must look after its quiet tasks: several times in the time an input may idle."""
+        return (time.monotonic() - self._marks_looked_at) * 4_000 >= self._settings.time.idle_ms
+
     def _mark_time(self) -> None:
         """Write time markers into empty inputs that hold others back, or whose task lags behind its neighbours."""
         idle_s = self._settings.time.idle_ms / 1_000
-        now = time.monotonic()
+        now = self._marks_looked_at = time.monotonic()
         latest = max((t for t in (task.latest() for task in self._tasks.values()) if t is not None), default=None)
         if latest is None:
             return
@@ -540,14 +545,17 @@ class Worker:
                 raise
             tasks.append(task)
         log.close()
-        self._transact(
-            [],
-            [
-                TopicPartition(self._prefix + i.topic, i.partition, bound, metadata=str(task.epoch))
-                for task in tasks
-                for i, bound in task.committed_bounds().items()
-            ],
-        )
+        fences = [
+            TopicPartition(self._prefix + i.topic, i.partition, bound, metadata=str(task.epoch))
+            for task in tasks
+            for i, bound in task.committed_bounds().items()
+        ]
+        try:
+            self._transact([], fences)
+        except _Dropped:
+            # The group may have given this member up; it hears of that, and joins again, only in a poll.
+            self._poll()
+            raise
         self._unclaimed = set()
         self._assigned_at = time.monotonic()
         for task in tasks:

@@ -44,10 +44,12 @@ class TallyStage:
         return False
 
     def open(self, partition: int, tasks: int) -> State:
-        return _TallyState()
+        return TallyState()
 
 
-class _TallyState:
+class TallyState:
+    """Counts and digests by user."""
+
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, int, int]] = {}
         self._dirty: set[str] = set()
