@@ -8,7 +8,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.errors import RecoveryError
-from streams.kafka import table_config
+from streams.kafka import bounds, table_config
 from streams.records import Input
 from streams.runtime.checkpoint import Header, Store, decode_header
 from streams.runtime.dedup import Dedup
@@ -43,8 +43,7 @@ class KafkaLog:
 
     def bounds(self, input_: Input) -> tuple[int, int]:
         """First offset held and the next one to be written."""
-        low, high = self._consumer.get_watermark_offsets(self._partition(input_), timeout=_TIMEOUT_S)
-        return low, high
+        return bounds(self._consumer, self._partition(input_), _TIMEOUT_S)
 
     def appended_at(self, input_: Input, offset: int) -> int | None:
         """Append time (ms) of the record before `offset`."""
