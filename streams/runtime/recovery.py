@@ -79,9 +79,9 @@ def plan(
     if set(positions) != set(inputs):
         names = ", ".join(map(str, positions))
         raise RecoveryError(f"{task}: the checkpoint is for other inputs ({names}); partitions changed? {reset}")
-    if not committed and any(positions[i] > ranges[i][0] for i in inputs):
-        raise CheckpointOrphaned(f"{task}: there is a checkpoint, but nothing was ever committed; {reset}")
     for input_, offset in positions.items():
+        if input_ not in committed and offset > ranges[input_][0]:
+            raise CheckpointOrphaned(f"{input_}: checkpoint {offset}, but nothing is committed; {reset}")
         if offset > bounds[input_]:
             raise CheckpointAhead(f"{input_}: checkpoint {offset} > committed {bounds[input_]}; {reset}")
         if offset < ranges[input_][0]:

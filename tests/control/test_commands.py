@@ -18,8 +18,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.outputs import encode_dead_letter
 from streams import kafka as edge
-from streams.errors import TidecastError
-from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, REDRIVE_HEADER, Record
+from streams.errors import RecoveryError, TidecastError
+from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, REDRIVE_HEADER, Input, Record
 from streams.resetting import Place, inspect, repair
 from streams.settings import KafkaSettings, RedisSettings, Settings
 from streams.topics import create
@@ -142,6 +142,57 @@ def test_a_reset_task_is_rebuilt_and_repeats_nothing(
     assert score(settings, 10)[0] == 0
     predicted = _predicted(settings)
     assert (len(predicted), predicted.total()) == (60, 60)
+
+
+def test_each_contradiction_is_cleared(settings: Settings, environment: dict[str, str], score: Any) -> None:
+    """CheckpointAhead, LogTruncated, CheckpointOrphaned, a log that ends early: refused, shown, reset, and it runs."""
+    place = Place.parse("score-0", settings)
+    clicks = settings.kafka.prefix + CLICKSTREAM
+    client = edge.admin(settings)
+
+    def refused(*said: str) -> None:
+        code, log = score(settings, None)
+        assert code == RecoveryError.exit_code, log
+        assert f"tidecast state reset {place.name}" in log
+        shown = _tidecast(environment, "state", "show", place.name)
+        assert [words for words in said if words not in shown.stdout] == []
+        done = _tidecast(environment, "state", "reset", place.name, "--yes")
+        assert done.returncode == 0, done.stderr
+
+    _produce_clicks(settings, 0, 50)
+    assert score(settings, 50)[0] == 0
+
+    # Offsets set back below the checkpoint, as by a restored broker: those predictions come again.
+    _commit(settings, [TopicPartition(clicks, 0, 40, metadata="1")])
+    refused("CheckpointAhead")
+    assert score(settings, 10)[0] == 0
+
+    # The log lost five records that nobody had read: what is left is predicted.
+    end = inspect(place, settings).logs[Input(CLICKSTREAM, 0)][1]
+    _produce_clicks(settings, 50, 10)
+    client.delete_records([TopicPartition(clicks, 0, end + 5)])[TopicPartition(clicks, 0)].result(30)
+    refused("LogTruncated", "which is not in the log")
+    assert score(settings, 5)[0] == 0
+
+    # The topic was made anew, and Kafka forgot what had been committed of the old one.
+    client.delete_topics([clicks])[clicks].result(30)
+    _await(lambda: create(settings).get(clicks) == "created")
+    _produce_clicks(settings, 100, 5)
+    _await(lambda: Input(CLICKSTREAM, 0) not in inspect(place, settings).committed)
+    refused("CheckpointOrphaned")
+    assert score(settings, 5)[0] == 0
+
+    # The same where what had been committed was kept: it is all new, and predicted from the start.
+    _commit(settings, [TopicPartition(clicks, 0, 900, metadata="1")])
+    refused("beyond the log's end")
+    assert score(settings, 5)[0] == 0
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_reset_that_cannot_be_done_changes_nothing(settings: Settings) -> None:
