@@ -15,6 +15,7 @@ from streams.settings import Settings
 from streams.topologies.stage import Stage
 
 ROLES = ("score", "demand", "learn", "control")
+KERNEL_ROLES = ("score", "demand")
 
 
 def wall_ms() -> int:
@@ -58,6 +59,12 @@ def run_role(role: str, settings: Settings) -> int:
     store = RedisStore.connect(settings)
     worker = Worker(stage_of(role, settings), settings, store, telemetry, wall_ms)
     on_stop(worker.stop)
+    if role in KERNEL_ROLES:
+        from features.engine import warm_up
+
+        # Before it joins its group: where no compiled kernel is cached, this takes longer than a session may.
+        telemetry.set_ready("compiling kernels")
+        warm_up()
     # What was built so far lives for good: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
