@@ -35,6 +35,8 @@ class ActivityRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     `kind` is an EventKind, `time` in UTC ms. `quantity` and `value_minor` (the line's total in minor units, 0 where
     unknown) are signed: what returns and cancellations take back is negative. `price` is per unit, -1 where unknown.
+    `at` is the event time it was said at where that is after `time` (a cancellation bears the time of the purchase that
+    it undoes), else 0.
     """
 
     product_id: str
@@ -45,6 +47,7 @@ class ActivityRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     value_minor: int
     price: int
     known_user: bool
+    at: int = 0
 
 
 class ActivityBatch(msgspec.Struct, frozen=True, gc=False):

@@ -106,6 +106,7 @@ class Task:
         self.counts = dict(extra.counts)
         self._periods = set(header.touched)
         self.state.restore(extra.state)
+        self.state.load({key: rows.get(key) for key in self.state.initial_keys()})
         return True
 
     # -- input ------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Demand: activity becomes product rows and bucketed series; each time a bucket closes, a forecast with quantiles.
 
-A bucket closes only through a record that moves the watermark past its end, so the same log always closes it at the
-same place. A series lives from a product's first sale until it has had none for `demand.retire_after` buckets.
+A bucket closes only through a record that moves the least upstream watermark past its end. Till then its counts are
+sums; what is said of it later waits for its turn in event time. So what is told depends on the events alone, not on how
+far the upstream tasks are apart. A series lives from a product's first sale until it has had none for
+`demand.retire_after` buckets.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 from streams.settings import Settings
 from streams.topologies.calendar import Calendar
+from streams.topologies.changes import WaitingChanges
 from streams.topologies.facts import Facts
 from streams.topologies.forecasting import Champion, Forecast, kept_buckets
 from streams.topologies.layout import DEMAND_STAGE, demand_layout
@@ -38,7 +41,7 @@ from streams.topologies.series import Bucket, Series
 from streams.topologies.stage import State, Step
 
 _SHARDS = 64
-_COUNTED = {EventKind.VIEW: "views", EventKind.ADD_TO_CART: "carts"}
+_COUNTED = frozenset({EventKind.VIEW, EventKind.ADD_TO_CART, EventKind.PURCHASE, EventKind.CANCEL})
 
 
 class DemandStage:
@@ -107,24 +110,24 @@ class _DemandState:
         self._partition = partition
         self._features = ProductFeatures()
         self._series: dict[str, Series] = {}
-        self._absent: set[str] = set()
         self._dirty_series: set[str] = set()
         self._live: set[str] = set()
+        """Products with a series that has not retired, or with a sale in an open bucket."""
         self._dirty_shards: set[int] = set()
+        self._waiting = WaitingChanges()
         self._upstream: dict[int, int | None] = {}
         self._tasks: int | None = None
         self._closed: int | None = None
         self._first: int | None = None
-        """The earliest bucket of a sale, while nothing was closed yet."""
+        """The earliest bucket in which something must be decided, while nothing was closed yet."""
 
     # -- rows -------------------------------------------------------------------------------------------------
 
     def initial_keys(self) -> Sequence[str]:
-        return [f"l:{shard}" for shard in range(_SHARDS)]
+        return [f"{kind}:{shard}" for kind in "lw" for shard in range(_SHARDS)]
 
     def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
         products: dict[str, None] = {}
-        wanted: dict[str, None] = {}
         upstream = dict(self._upstream)
         for entry in entries:
             batch = entry.item
@@ -132,21 +135,23 @@ class _DemandState:
             upstream[batch.task] = batch.watermark
             for row in batch.rows:
                 products[row.product_id] = None
-        if self._would_close(self._least(upstream, entries)):
-            wanted.update(dict.fromkeys(sorted(self._live)))
-        wanted.update(products)
+        wanted = dict(products)
+        watermark = self._least(upstream, entries)
+        if watermark is not None:
+            if self._would_close(watermark):
+                wanted.update(dict.fromkeys(sorted(self._live)))
+            if self._waiting.due(watermark):
+                wanted.update(dict.fromkeys(self._waiting.products()))
         keys = [f"p:{product}" for product in self._features.missing(products)]
-        return keys + [f"s:{one}" for one in wanted if one not in self._series and one not in self._absent]
+        return keys + [f"s:{one}" for one in wanted if one not in self._series]
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
         self._features.load_all({key[2:]: row for key, row in rows.items() if key.startswith("p:")})
+        self._waiting.load(rows)
         for key, row in rows.items():
             kind, name = key[:2], key[2:]
             if kind == "s:":
-                if row is None:
-                    self._absent.add(name)
-                else:
-                    self._series[name] = Series.unpack(row)
+                self._series[name] = Series.unpack(row) if row is not None else Series()
             elif row is not None and kind == "l:":
                 self._live.update(_decode_names(row))
 
@@ -162,13 +167,17 @@ class _DemandState:
     def drain(self) -> Rows:
         rows: Rows = {f"p:{product}": row for product, row in self._features.drain().items()}
         for product in self._dirty_series:
-            rows[f"s:{product}"] = self._series[product].pack()
+            series = self._series[product]
+            if self._closed is not None:
+                series.drop_void(self._closed)
+            rows[f"s:{product}"] = series.pack()
         if self._dirty_shards:
             shards: dict[int, list[str]] = {shard: [] for shard in self._dirty_shards}
             for product in sorted(self._live):
                 if (shard := _shard(product)) in shards:
                     shards[shard].append(product)
-            rows.update({f"l:{shard}": _encode(names) for shard, names in shards.items()})
+            rows.update({f"l:{shard}": _encode(names) if names else None for shard, names in shards.items()})
+        rows.update(self._waiting.drain())
         self._dirty_series.clear()
         self._dirty_shards.clear()
         return rows
@@ -187,8 +196,6 @@ class _DemandState:
         if len(self._series) > limit:
             for product in [p for p in self._series if p not in self._live and p not in self._dirty_series]:
                 del self._series[product]
-        if len(self._absent) > limit:
-            self._absent.clear()
 
     def extra(self) -> bytes:
         return _encode(_Extra(self._upstream, self._tasks, self._closed, self._first))
@@ -213,12 +220,12 @@ class _DemandState:
             assert isinstance(batch, ActivityBatch)
             self._tasks = batch.tasks
             if batch.rows:
-                self._apply(batch.rows, (self._partition, entry.offset), step, outputs)
+                self._apply(batch.rows, (self._partition, entry.offset), step)
             self._upstream[batch.task] = batch.watermark
-            self._close_until(self.watermark(), step, outputs)
+            self._proceed(self.watermark(), step, outputs)
         return outputs
 
-    def _apply(self, rows: Sequence[ActivityRow], version: tuple[int, int], step: Step, outputs: list[Output]) -> None:
+    def _apply(self, rows: Sequence[ActivityRow], version: tuple[int, int], step: Step) -> None:
         self._features.apply(
             [row.product_id for row in rows],
             [row.kind for row in rows],
@@ -229,64 +236,47 @@ class _DemandState:
             version,
         )
         step.count("activity_rows", len(rows))
+        number_of = self._stage.calendar.number
         for row in rows:
-            self._count_row(row, step, outputs)
+            if row.kind not in _COUNTED:
+                continue
+            number = number_of(row.time)
+            if row.at and number_of(row.at) > number:
+                # Said when its bucket had ended: a revision, in the order in which such things were said.
+                self._waiting.add(_shard(row.product_id), row)
+                self._note_first(number_of(row.at))
+                continue
+            series = self._series[row.product_id]
+            series.at(number).add(row)
+            series.touched = max(series.touched, row.time)
+            self._dirty_series.add(row.product_id)
+            if row.kind == EventKind.PURCHASE:
+                self._enliven(row.product_id)
+                self._note_first(number)
 
-    def _count_row(self, row: ActivityRow, step: Step, outputs: list[Output]) -> None:
-        number = self._stage.calendar.number(row.time)
-        series = self._series.get(row.product_id)
-        if row.kind == EventKind.PURCHASE:
-            series = self._sell(row.product_id, number, series)
-        elif series is not None and row.product_id not in self._live and number > series.last:
-            return  # a series at rest only waits for a sale
-        if series is None:
-            return
-        bucket = series.closed_at(number)
-        revised = bucket is not None
-        if bucket is None:
-            if number <= series.last:
-                step.count("activity_before_memory")
-                return
-            bucket = series.at(number)
-        if not _add(bucket, row):
-            return
-        series.touched = max(series.touched, row.time)
-        self._dirty_series.add(row.product_id)
-        if revised and row.kind in (EventKind.PURCHASE, EventKind.CANCEL):
-            revision = series.revise(number)
-            step.count("buckets_revised")
-            if step.emit:
-                outputs.append(self._history(row.product_id, number, bucket, revision))
-                if number == series.last:
-                    outputs.extend(self._forecasts([row.product_id], number, revision, step))
-
-    def _sell(self, product: str, number: int, series: Series | None) -> Series:
+    def _note_first(self, number: int) -> None:
         if self._closed is None:
             self._first = number if self._first is None else min(self._first, number)
-        if series is None:
-            closed = number - 1 if self._closed is None else min(self._closed, number - 1)
-            series = self._series[product] = Series(born=number, sold=number, last=closed)
-            self._absent.discard(product)
-        elif product not in self._live and self._closed is not None and series.last < self._closed:
-            series.close(min(self._closed, number - 1), kept=self._stage.kept)
-        # Upstream tasks are not equally far: what was sold earlier may come later.
-        series.sell(number, closed=self._closed)
-        if product not in self._live:
-            self._live.add(product)
-            self._dirty_shards.add(_shard(product))
-        return series
 
-    def _close_until(self, watermark: int | None, step: Step, outputs: list[Output]) -> None:
+    def _proceed(self, watermark: int | None, step: Step, outputs: list[Output]) -> None:
+        """Close buckets and apply changes of closed ones, in the order of event time, as far as all upstream is."""
         if watermark is None:
             return
         calendar = self._stage.calendar
         if self._closed is None:
-            # From the first sale on, however many buckets the first batches span.
+            # From the first that matters on, however many buckets the first batches span.
             number = calendar.number(watermark)
             self._closed = (number if self._first is None else min(self._first, number)) - 1
-        while calendar.start(self._closed + 2) <= watermark:
-            self._closed += 1
-            self._close(self._closed, step, outputs)
+        while True:
+            ends = calendar.start(self._closed + 2)
+            changed = self._waiting.next_at()
+            if changed is not None and changed < ends and changed < watermark:
+                self._change(self._waiting.pop()[1], step, outputs)
+            elif ends <= watermark:
+                self._closed += 1
+                self._close(self._closed, step, outputs)
+            else:
+                return
 
     def _close(self, number: int, step: Step, outputs: list[Output]) -> None:
         stage = self._stage
@@ -305,12 +295,58 @@ class _DemandState:
         if step.emit and closing:
             outputs.extend(self._forecasts(closing, number, 0, step))
         step.count("buckets_closed", len(closing))
-        for product in closing:
+        step.count("demand_predictions", len(closing))
+        for product in list(self._live):
             series = self._series[product]
-            if number - series.sold >= rest and not series.sales:
-                series.open.clear()
+            if not series.lives(number + 1, rest) and not series.sells_after(number):
                 self._live.discard(product)
                 self._dirty_shards.add(_shard(product))
+
+    def _change(self, row: ActivityRow, step: Step, outputs: list[Output]) -> None:
+        """Apply what was said of a bucket that had ended: revision n of its history, of its forecast where it is the
+        latest."""
+        assert self._closed is not None
+        product, number = row.product_id, self._stage.calendar.number(row.time)
+        series = self._series[product]
+        if row.kind == EventKind.PURCHASE and number > series.last:
+            self._wake(product, number, step, outputs)
+        bucket = series.closed_at(number)
+        if bucket is None:
+            step.count("activity_before_memory")
+            return
+        bucket.add(row)
+        series.touched = max(series.touched, row.at)
+        self._dirty_series.add(product)
+        if row.kind == EventKind.PURCHASE:
+            self._wake(product, number, step, outputs)
+        if row.kind in (EventKind.PURCHASE, EventKind.CANCEL):
+            revision = series.revise(number)
+            step.count("buckets_revised")
+            latest = number == series.last
+            step.count("demand_predictions", int(latest))
+            if step.emit:
+                outputs.append(self._history(product, number, bucket, revision))
+                if latest:
+                    outputs.extend(self._forecasts([product], number, revision, step))
+
+    def _wake(self, product: str, number: int, step: Step, outputs: list[Output]) -> None:
+        """Let a series go on from a sale in bucket `number`, which had closed without it."""
+        assert self._closed is not None
+        series, rest = self._series[product], self._stage.settings.demand.retire_after
+        series.sold = max(series.sold, number)
+        first = series.last + 1 if series.closed else number
+        for one in range(first, min(self._closed, series.sold + rest) + 1):
+            bucket = series.close(one, kept=self._stage.kept, empty=True)
+            step.count("buckets_closed")
+            if step.emit:
+                outputs.append(self._history(product, one, bucket, 0))
+        if self._closed < series.sold + rest:
+            self._enliven(product)
+
+    def _enliven(self, product: str) -> None:
+        if product not in self._live:
+            self._live.add(product)
+            self._dirty_shards.add(_shard(product))
 
     # -- what is said -----------------------------------------------------------------------------------------
 
@@ -341,7 +377,6 @@ class _DemandState:
         forecasts: list[Forecast] = self._stage.champion.forecast(products, series, number, self._stage.facts)
         outputs = []
         for product, forecast in zip(products, forecasts, strict=True):
-            step.count("demand_predictions")
             value = encode_demand(
                 id=f"{product}|{as_of}|demand|{revision}",
                 subject=product,
@@ -372,24 +407,8 @@ class _DemandState:
         marks = [mark for mark in upstream.values() if mark is not None]
         return min(marks) if len(marks) == len(upstream) else None
 
-    def _would_close(self, watermark: int | None) -> bool:
-        if watermark is None or self._closed is None:
-            return watermark is not None
-        return self._stage.calendar.start(self._closed + 2) <= watermark
-
-
-def _add(bucket: Bucket, row: ActivityRow) -> bool:
-    if row.kind in (EventKind.PURCHASE, EventKind.CANCEL):
-        bucket.quantity += row.quantity
-        bucket.value_minor += row.value_minor
-        if row.price >= 0:
-            bucket.price = row.price
-        return True
-    name = _COUNTED.get(EventKind(row.kind))
-    if name is None:
-        return False
-    setattr(bucket, name, getattr(bucket, name) + 1)
-    return True
+    def _would_close(self, watermark: int) -> bool:
+        return self._closed is None or self._stage.calendar.start(self._closed + 2) <= watermark
 
 
 def _shard(product: str) -> int:

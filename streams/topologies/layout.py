@@ -18,12 +18,12 @@ def _digest(*parts: str) -> str:
 
 def score_layout(schema_hash: str) -> str:
     """Return the layout of the score stage's rows under a feature schema."""
-    return _digest("score-1", schema_hash)
+    return _digest("score-2", schema_hash)
 
 
 def demand_layout() -> str:
     """Return the layout of the demand stage's rows."""
-    return _digest("demand-1", ProductFeatures().schema_hash)
+    return _digest("demand-2", ProductFeatures().schema_hash)
 
 
 def product_partition(product_id: str, tasks: int) -> int:

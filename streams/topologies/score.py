@@ -120,6 +120,7 @@ class _Said:
 class _Extra(msgspec.Struct):
     positions: list[int]
     said_watermark: int | None
+    clock: int
 
 
 class _ScoreState:
@@ -134,6 +135,8 @@ class _ScoreState:
         self._read_at: dict[str, int] = {}
         self._positions = [0, 0]
         self._said_watermark: int | None = None
+        self._clock = 0
+        """Greatest event time applied: when something is said that bears an earlier one."""
 
     # -- rows -------------------------------------------------------------------------------------------------
 
@@ -209,12 +212,13 @@ class _ScoreState:
                 self._touched.pop(key, None)
 
     def extra(self) -> bytes:
-        return _encoder.encode(_Extra(self._positions, self._said_watermark))
+        return _encoder.encode(_Extra(self._positions, self._said_watermark, self._clock))
 
     def restore(self, extra: bytes) -> None:
         found = _decoder.decode(extra)
         self._positions = found.positions
         self._said_watermark = found.said_watermark
+        self._clock = found.clock
 
     def floor(self) -> Mapping[Input, int] | None:
         return None
@@ -231,10 +235,14 @@ class _ScoreState:
             item = entry.item
             self._positions[entry.rank] = entry.offset + 1
             redriven = bool(entry.record.headers) and any(n == REDRIVE_HEADER for n, _ in entry.record.headers)
+            assert isinstance(item, Click | Order)
+            self._clock = max(self._clock, item.time)
+            # A redriven record is as late as can be: it is said now, whatever its time.
+            at = self._clock if redriven else item.time
             if isinstance(item, Click):
-                self._on_click(entry, item, columns, said, step, redriven=redriven)
-            elif isinstance(item, Order):
-                self._on_order(item, columns, said, step)
+                self._on_click(entry, item, at, columns, said, step, redriven=redriven)
+            else:
+                self._on_order(item, at, columns, said, step)
         # Where no vector is served (order lines, rebuilding), only the product's name counts, not its row.
         unread = self._features.missing_products(columns.product)
         self._features.load_products(dict.fromkeys(unread))
@@ -247,7 +255,7 @@ class _ScoreState:
         return self._say(columns, vectors, said, step)
 
     def _on_click(
-        self, entry: Entry, click: Click, columns: EventColumns, said: _Said, step: Step, *, redriven: bool
+        self, entry: Entry, click: Click, at: int, columns: EventColumns, said: _Said, step: Step, *, redriven: bool
     ) -> None:
         kind = CLICK_KINDS[click.type]
         price = click.unit_price if click.unit_price is not None else -1
@@ -262,6 +270,7 @@ class _ScoreState:
                 value,
                 price,
                 click.user_id is not None,
+                at if at > click.time else 0,
             )
             self._act(said, row)
         if click.user_id is None:
@@ -280,7 +289,7 @@ class _ScoreState:
         cause = f"{record.input.topic}-{record.input.partition}-{record.offset}-purchase"
         said.clicks.append((len(columns) - 1, click, cause, (self._positions[0], self._positions[1])))
 
-    def _on_order(self, order: Order, columns: EventColumns, said: _Said, step: Step) -> None:
+    def _on_order(self, order: Order, at: int, columns: EventColumns, said: _Said, step: Step) -> None:
         step.count("orders_applied")
         key = _book_key(order)
         book = self._books[key]
@@ -290,14 +299,14 @@ class _ScoreState:
             lines = book.purchase(order)
             step.count("orders_purchased" if lines else "orders_repeated_status")
             for line in lines:
-                self._apply_line(order, line, EventKind.PURCHASE, 1, columns, said)
+                self._apply_line(order, line, EventKind.PURCHASE, 1, at, columns, said)
             if lines and order.user_id is not None:
                 said.outcomes.append(Outcome("order", order.user_id, order.order_id, order.time))
         elif order.status == "cancelled":
             lines = book.cancel(order)
             step.count("orders_cancelled" if lines else "cancellations_unmatched")
             for line in lines:
-                self._apply_line(order, line, EventKind.CANCEL, -1, columns, said)
+                self._apply_line(order, line, EventKind.CANCEL, -1, at, columns, said)
             if lines and order.user_id is not None:
                 said.outcomes.append(Outcome("cancel", order.user_id, order.order_id, order.time))
         else:
@@ -313,10 +322,10 @@ class _ScoreState:
                     line_value(returned),
                     returned.unit_price if returned.unit_price is not None else -1,
                 )
-                self._apply_line(order, given, EventKind.RETURN, -1, columns, said)
+                self._apply_line(order, given, EventKind.RETURN, -1, at, columns, said)
 
     def _apply_line(
-        self, order: Order, line: Bought, kind: EventKind, sign: int, columns: EventColumns, said: _Said
+        self, order: Order, line: Bought, kind: EventKind, sign: int, at: int, columns: EventColumns, said: _Said
     ) -> None:
         # A product's row takes a purchase back where it was counted: `line.time`. What matched none undoes nothing.
         undo = line.time if kind != EventKind.PURCHASE else 0
@@ -330,6 +339,7 @@ class _ScoreState:
                 sign * line.value_minor,
                 line.price,
                 order.user_id is not None,
+                at if at > line.time else 0,
             )
             self._act(said, row)
         if order.user_id is not None:

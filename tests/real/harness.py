@@ -195,6 +195,14 @@ class Shop:
                 found[f"{task}/{key}"] = client.get(name)
         return found
 
+    def headers(self, stage: str) -> dict[str, bytes]:
+        """Return the stored checkpoint headers of a stage's tasks, by partition."""
+        client: Any = redis_client.Redis.from_url(self.redis_url)
+        found: dict[str, bytes] = {}
+        for name in client.scan_iter(match=f"{self.prefix}:{{{stage}.*}}:h", count=5_000):
+            found[name.decode().split("}", 1)[0].rpartition("-")[2]] = client.get(name)
+        return found
+
     def kill_all(self) -> None:
         """End whatever still runs."""
         for role in self.roles:

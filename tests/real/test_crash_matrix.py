@@ -99,7 +99,8 @@ def _verify(shop: Shop, undisturbed: Evidence) -> None:
     found = Evidence.gather(shop)
     ids = found.ids()
     assert len(ids) == len(set(ids))
-    assert found.purchase_ids() == undisturbed.purchase_ids()
+    assert set(ids) == set(undisturbed.ids())
+    assert found.said_of_demand() == undisturbed.said_of_demand()
     assert found.check_examples(shop.settings(), every=5) > 600
     assert found.check_probabilities() > 3_000
     same_rows(shop, undisturbed.shop)

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,18 +160,24 @@ def _check_products(run: Running, events: Sequence[Event], end: int) -> None:
 
 
 def _check_series(key: str, series: Series, rows: Sequence[ActivityRow]) -> None:
-    """Check that a series holds what was sold on each day from the product's first sale on (within its memory)."""
-    sold: Counter[int] = Counter()
+    """Check that a series holds what was sold, seen and carted each day from its first sale on (within its memory)."""
+    days: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
     for row in rows:
-        if row.kind == 5:
-            sold[row.time // DAY_MS] += row.quantity
+        counted = {5: 0, 0: 1, 2: 2}.get(row.kind)
+        if counted is not None:
+            days[row.time // DAY_MS][counted] += row.quantity if counted == 0 else 1
+    sales = [day for day, (sold, _, _) in days.items() if sold]
+    if not sales:
+        assert series.closed == [], f"{key}: a series without a sale"
+        return
     first = series.last - len(series.closed) + 1
-    closed = {first + index: bucket.quantity for index, bucket in enumerate(series.closed)}
-    held = {day: n for day, n in closed.items() if n} | {
-        day: b.quantity for day, b in series.open.items() if b.quantity
-    }
-    assert held == {day: n for day, n in sold.items() if day >= first}, key
-    assert first <= min(sold) or len(series.closed) >= 28, f"{key}: what was sold first is gone"
+    held = {first + index: bucket for index, bucket in enumerate(series.closed)}
+    held |= {day: bucket for day, bucket in series.open.items() if day > series.last}
+    found = {day: [bucket.quantity, bucket.views, bucket.carts] for day, bucket in held.items()}
+    assert {day: counts for day, counts in found.items() if any(counts)} == {
+        day: counts for day, counts in days.items() if day in found or (day >= first and counts[0])
+    }, key
+    assert not series.closed or first == min(sales) or len(series.closed) >= 28, f"{key}: what was sold first is gone"
 
 
 def _same(what: str, found: dict[str, float], expected: dict[str, float]) -> None:
