@@ -380,7 +380,7 @@ class Worker:
     # -- idle inputs ------------------------------------------------------------------------------------------
 
     def _marks_due(self) -> bool:
-        """Say whether even a busy worker must look after its quiet tasks: several times in the time an input may idle."""
+        """Say whether even a busy worker must look after its quiet tasks: four times in the time an input may idle."""
         return (time.monotonic() - self._marks_looked_at) * 4_000 >= self._settings.time.idle_ms
 
     def _mark_time(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.runtime.run_frozen`: the trivial stage, which once stops its whole process (SIGSTOP) in a live step."""
+"""`python -m tests.runtime.run_frozen`: the trivial stage, which stops its process (SIGSTOP) once, in a live step."""
 
 from __future__ import annotations
 
