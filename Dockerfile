@@ -1,11 +1,14 @@
-# Tidecast in two flavours: `worker` (the default, no torch) and `train` (torch, whose Linux wheel brings CUDA).
+# Tidecast in two flavours: `worker` (the default, no torch) and `train`, which is that and torch.
 #
 #   docker build -t tidecast .
 #   docker build -t tidecast-train --target train .
 #
-# BASE may be any image with Python 3.11 and glibc; BUILD_BASE may add what pip needs (an index, certificates).
+# BASE may be any image with Python 3.11 and glibc; BUILD_BASE and TORCH_BASE may add what pip needs (an index, wheels).
+# torch's Linux wheel brings CUDA along: 5 GB. TORCH_INDEX may name an index with its CPU wheels (pytorch.org says where),
+# which come to 1 GB.
 ARG BASE=python:3.11-slim-bookworm
 ARG BUILD_BASE=${BASE}
+ARG TORCH_BASE=${BUILD_BASE}
 
 FROM ${BUILD_BASE} AS build
 WORKDIR /src
@@ -48,13 +51,20 @@ FROM base AS worker
 COPY --from=build /opt/tidecast /opt/tidecast
 COPY --from=build --chown=tidecast:tidecast /var/cache/tidecast /var/cache/tidecast
 
-FROM build AS build-train
+# Apart from the environment, so that a change of code neither installs nor ships it again.
+FROM ${TORCH_BASE} AS torch
+ARG TORCH_INDEX=
 WORKDIR /src
-RUN pip install -c constraints.txt '.[train]'
+RUN python3 -m venv pip
+COPY pyproject.toml constraints.txt ./
+RUN pip/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['train'], sep='\n')" \
+      > requirements.txt \
+ && pip/bin/pip install --no-cache-dir --disable-pip-version-check --target /opt/torch \
+      ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.txt -r requirements.txt
 
-FROM base AS train
-COPY --from=build-train /opt/tidecast /opt/tidecast
-COPY --from=build --chown=tidecast:tidecast /var/cache/tidecast /var/cache/tidecast
+FROM worker AS train
+COPY --from=torch /opt/torch /opt/torch
+ENV PYTHONPATH=/opt/torch
 
 # The last stage is what a plain build makes.
 FROM worker

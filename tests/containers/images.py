@@ -5,7 +5,10 @@
 - ``tidecast-local/base``: Debian with Python, a Java runtime and Redis, by debootstrap (2 minutes, once);
 - ``tidecast-local/kafka`` and ``tidecast-local/redis``, which honour what ``apache/kafka`` and ``redis`` do;
 - ``tidecast-local/python``: the base with wheels, so that a build needs no index;
-- ``tidecast:local``: the project's real Dockerfile on these.
+- ``tidecast:local``: the project's real Dockerfile on these;
+- with ``TEST_TORCH=1`` in the environment ``tidecast-train:local``, too: the same Dockerfile's image for training, on
+  ``tidecast-local/torch``, the base with torch's wheels. That is 3 GB to fetch and 20 GB of disk; else the control
+  worker runs in ``tidecast:local``, and can start no training.
 
 `environment` returns the variables that make ``docker-compose.yml`` and `tests.real.containers` use them. What has not
 changed is not built again.
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import docker
@@ -33,7 +36,10 @@ _HERE = Path(__file__).parent
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = "python3,python3-venv,openjdk-17-jre-headless,redis-server,ca-certificates"
 BASE, KAFKA, REDIS, PYTHON = (f"tidecast-local/{name}:1" for name in ("base", "kafka", "redis", "python"))
+TORCH = "tidecast-local/torch:1"
 TIDECAST = "tidecast:local"
+WITH_TORCH = os.environ.get("TEST_TORCH", "") == "1"
+TRAIN = "tidecast-train:local" if WITH_TORCH else TIDECAST
 
 
 def environment() -> dict[str, str]:
@@ -44,16 +50,24 @@ def environment() -> dict[str, str]:
         "PYTHON_IMAGE": BASE,
         "PYTHON_BUILD_IMAGE": PYTHON,
         "TIDECAST_IMAGE": TIDECAST,
+        "TIDECAST_TRAIN_IMAGE": TRAIN,
     }
 
 
 def build_all(client: docker.DockerClient) -> None:
     """Build every image that is missing or out of date."""
     build_servers(client)
-    wheels = _wheels()
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    parts = project["project"]
+    wheels = _wheels(project["build-system"]["requires"] + parts["dependencies"])
     _build(client, PYTHON, _HERE / "python" / "Dockerfile", {"wheels": wheels}, {"BASE": BASE})
+    bases = {"BASE": BASE, "BUILD_BASE": PYTHON}
     sources = {name: _ROOT / name for name in _shipped()}
-    _build(client, TIDECAST, _ROOT / "Dockerfile", sources, {"BASE": BASE, "BUILD_BASE": PYTHON}, target="worker")
+    _build(client, TIDECAST, _ROOT / "Dockerfile", sources, bases, target="worker")
+    if WITH_TORCH:
+        wheels = _wheels(parts["optional-dependencies"]["train"])
+        _build(client, TORCH, _HERE / "python" / "Dockerfile", {"wheels": wheels}, {"BASE": BASE})
+        _build(client, TRAIN, _ROOT / "Dockerfile", sources, {**bases, "TORCH_BASE": TORCH}, target="train")
 
 
 def build_servers(client: docker.DockerClient) -> None:
@@ -101,10 +115,8 @@ def _mirror() -> list[str]:
     return found.stdout.split()[:1]
 
 
-def _wheels() -> Path:
-    """Return a folder of the wheels that installing Tidecast takes: its dependencies and its build's."""
-    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+def _wheels(wanted: Sequence[str]) -> Path:
+    """Return a folder of the wheels that installing these takes."""
     constraints = _ROOT / "constraints.txt"
     key = hashlib.sha256("\n".join(wanted).encode() + constraints.read_bytes()).hexdigest()[:12]
     wheels = CACHE / f"wheels-{key}"
@@ -141,7 +153,9 @@ def _build(
         for name, source in context.items():
             destination = Path(folder) / name
             if source.is_dir():
-                shutil.copytree(source, destination, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+                copy = os.link if source.parent == CACHE else shutil.copy2  # wheels may be gigabytes
+                ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+                shutil.copytree(source, destination, ignore=ignored, copy_function=copy)
             else:
                 shutil.copy(source, destination)
         try:

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, Producer
 from docker.models.containers import Container
 
 from streams.children import free_port
-from tests.containers.images import environment
+from tests.containers.images import WITH_TORCH, environment
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1_800)]
 _ROOT = Path(__file__).parents[2]
@@ -196,14 +196,16 @@ def test_the_whole_way(compose: Compose) -> None:
 
 
 def test_workers_run_as_nobody_special(compose: Compose) -> None:
-    """No worker is root, has capabilities, or carries torch."""
+    """No worker is root or has capabilities; none on the events' path carries torch, however the image was built."""
     for service in WORKERS:
         worker = compose.container(service)
         assert worker.exec_run(["id", "-u"]).output.strip() == b"10001"
         status = worker.exec_run(["grep", "CapEff", "/proc/1/status"]).output.split()
         assert int(status[1], 16) == 0
     search = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
-    assert compose.container("score").exec_run(["python", "-c", search]).exit_code == 0
+    for service in WORKERS:
+        found = compose.container(service).exec_run(["python", "-c", search]).exit_code == 1
+        assert found == (service == "control" and WITH_TORCH)
 
 
 def test_metrics_are_served(compose: Compose) -> None:
@@ -217,6 +219,28 @@ def test_the_web_view_is_published(compose: Compose) -> None:
     """The control worker's page is reached from the host."""
     with urllib.request.urlopen(f"http://127.0.0.1:{compose.web_port}/", timeout=20) as answer:
         assert answer.status == 200
+
+
+def test_the_control_worker_trains(compose: Compose) -> None:
+    """A training that the control worker starts finds torch and ends well; without torch it says what to install."""
+    page = f"http://127.0.0.1:{compose.web_port}"
+    with urllib.request.urlopen(urllib.request.Request(f"{page}/train", method="POST"), timeout=20) as answer:
+        assert answer.status == 202
+    deadline = time.monotonic() + 300
+    while True:
+        with urllib.request.urlopen(f"{page}/status.json", timeout=20) as answer:
+            training = json.load(answer)["control"]["training"]
+        if training["last"]["ended_at"] is not None:
+            break
+        assert time.monotonic() < deadline, training
+        time.sleep(1)
+    said = "\n".join(training["tail"])
+    if WITH_TORCH:
+        assert training["last"]["exit_code"] == 0, said
+        assert json.loads(training["tail"][-1])["decision"], said
+    else:
+        assert training["last"]["exit_code"] == 2, said
+        assert "pip install 'tidecast[train]'" in said
 
 
 def test_the_training_service_asks_for_a_gpu(compose: Compose) -> None:
