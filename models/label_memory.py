@@ -11,12 +11,19 @@ from schemas.internal import Example, Outcome
 Frontier = tuple[int, str]
 """(known-at in UTC ms, example id): every label at or below has been released."""
 
+Place = tuple[int, int, int]
+"""Partition, offset, and number in the message: where in the log something stands."""
+
 Key = tuple[str, str]
 """User and order id."""
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
-    """An example whose label is known; `correction` marks a counter-example to a label released before."""
+    """An example whose label is known; `correction` marks a counter-example to a label released before.
+
+    `provisional` marks a negative of the warm-up, released ahead of its time; `provided` the label that becomes known
+    of such an example later.
+    """
 
     known_at: int
     id: str
@@ -24,6 +31,8 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     correction: bool
     schema_hash: str
     example: Example
+    provisional: bool = False
+    provided: bool = False
 
     @property
     def key(self) -> Frontier:
@@ -76,27 +85,29 @@ class Partition:
 class Pending:
     """An example in memory: open (no order yet), or positive and open to correction."""
 
-    __slots__ = ("as_of", "example", "message", "order", "positive", "settled")
+    __slots__ = ("as_of", "example", "message", "order", "place", "positive", "provided", "settled")
 
-    def __init__(self, example: Example, message: Message) -> None:
-        self.example, self.message = example, message
+    def __init__(self, example: Example, place: Place, message: Message) -> None:
+        self.example, self.place, self.message = example, place, message
         self.as_of = example.as_of
         self.order: Known | None = None
-        self.positive = self.settled = False
+        self.positive = self.settled = self.provided = False
 
-    def label(self, known_at: int, *, positive: bool, correction: bool = False) -> Label:
+    def label(self, known_at: int, *, positive: bool, correction: bool = False, provisional: bool = False) -> Label:
         """Return the label that became known."""
-        example = self.example
-        return Label(known_at, example.id, positive, correction, self.message.schema_hash, example)
+        example, provided = self.example, self.provided and not (provisional or correction)
+        schema_hash = self.message.schema_hash
+        return Label(known_at, example.id, positive, correction, schema_hash, example, provisional, provided)
 
 
 class Known:
     """An order or a cancellation in memory; a live order holds the examples that it made positive."""
 
-    __slots__ = ("examples", "key", "known_at", "live", "message", "time", "user")
+    __slots__ = ("examples", "key", "known_at", "live", "message", "place", "time", "user")
 
-    def __init__(self, outcome: Outcome, known_at: int, message: Message) -> None:
-        self.user, self.time, self.known_at, self.message = outcome.user, outcome.time, known_at, message
+    def __init__(self, outcome: Outcome, place: Place, known_at: int, message: Message) -> None:
+        self.user, self.time, self.known_at = outcome.user, outcome.time, known_at
+        self.place, self.message = place, message
         self.key = None if outcome.order_id is None else (outcome.user, outcome.order_id)
         self.live = False
         self.examples: list[Pending] = []

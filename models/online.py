@@ -4,6 +4,9 @@ The state is plain data, exact to the bit, never pickled: the same examples log 
 often the learner was restarted. Quality is measured prequentially. A label's whole instant is predicted before any of
 it is learnt: an order settles all clicks that led to it at once, and a model that learnt the first of them would look
 clairvoyant about the rest. What was really promised at the time of the click is scored beside it (`served_log_loss`).
+
+The provisional negatives of a young log's warm-up (`models.labels`) are learnt, never scored. What is known of such an
+example later is scored; learnt again it is only if it was bought after all, as a counter-example to the provisional.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ MODEL: Final = "purchase"
 
 PRIOR_PROBABILITY: Final = 0.05
 _FIRST_VERSION: Final = 64
-_STATE_FORMAT: Final = 1
+STATE_FORMAT: Final = 2
 
 
 class LearnerStateError(ValueError):
@@ -109,18 +112,31 @@ class PurchaseLearner:
             if logs is None:
                 self.progress.refused += 1
                 continue
-            self._scaler.learn_one(logs)
+            if not label.provided:
+                self._scaler.learn_one(logs)
             standard = self._standard(logs)
-            usable.append((label, standard))
-            if not label.correction:
+            if not (label.provided and not label.positive):
+                usable.append((label, standard))
+            if self._judged(label):
                 probability = float(self._regression.predict_proba_one(standard)[True])
                 self.progress.score(probability, label.example.probability, label.positive)
         return usable
 
+    def _judged(self, label: Label) -> bool:
+        """Say whether a label counts in the figures: it is no second word on its example, and not too early.
+
+        Before the first negative is known, figures would be those of buyers alone.
+        """
+        origin = self.clock.origin
+        early = origin is not None and label.known_at < origin + self.clock.settled_after
+        return not (early or label.correction or label.provisional)
+
     def _learn(self, label: Label, standard: dict[str, float]) -> None:
         progress = self.progress
         progress.learnt += 1
+        progress.learnt_positives += label.positive
         progress.corrections += label.correction
+        progress.provisional += label.provisional
         progress.trained_through = label.key
         self._regression.learn_one(standard, label.positive)
 
@@ -160,11 +176,15 @@ class PurchaseLearner:
         return Snapshot(self.model(), self.progress.metrics(), self.progress.trained_through)
 
     def state(self) -> bytes:
-        """Return, between two messages, all that a restart needs beside the examples log from `clock.floor()` on."""
+        """Return, between two messages, all that a restart needs beside the examples log from `clock.floor()` on.
+
+        It is a function of the messages read, bit for bit. The floor itself is no part of it: it says how far the log
+        was read again since the last restart, and is a matter of the checkpoint that goes with this state.
+        """
         regression = self._regression
         return msgspec.msgpack.encode(
             _State(
-                format=_STATE_FORMAT,
+                format=STATE_FORMAT,
                 schema_hash=self.schema_hash,
                 features=self.features,
                 clock=self._clock_settings,
@@ -176,12 +196,12 @@ class PurchaseLearner:
                 steps=regression.optimizer.n_iterations,
                 progress=self.progress,
                 frontier=self.clock.frontier,
-                floor=self.clock.floor(),
+                origin=self.clock.origin,
             ),
         )
 
-    def load(self, state: bytes) -> dict[int, int]:
-        """Continue from `state`; returns the offset per partition from which the log must be fed again.
+    def load(self, state: bytes) -> None:
+        """Continue from `state`; the log must be fed again from the `clock.floor()` that held when it was taken.
 
         Raises LearnerStateError if the state is damaged, or was made for other features or another horizon.
         """
@@ -190,10 +210,10 @@ class PurchaseLearner:
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise LearnerStateError(f"learner state: {error}; delete it to learn again from the log") from error
         theirs = (saved.format, saved.schema_hash, saved.features, saved.clock)
-        if theirs != (_STATE_FORMAT, self.schema_hash, self.features, self._clock_settings):
+        if theirs != (STATE_FORMAT, self.schema_hash, self.features, self._clock_settings):
             raise LearnerStateError(
                 f"learner state: format {saved.format}, features {saved.schema_hash}, (horizon, lateness, corrections) "
-                f"{saved.clock} ms; this learner: {_STATE_FORMAT}, {self.schema_hash}, {self._clock_settings}; delete "
+                f"{saved.clock} ms; this learner: {STATE_FORMAT}, {self.schema_hash}, {self._clock_settings}; delete "
                 "the state to learn again from the log"
             )
         self.progress = saved.progress
@@ -203,8 +223,7 @@ class PurchaseLearner:
         self._regression.optimizer.n_iterations = saved.steps
         # River has no public way to set weights; assigning this one attribute is checked by the restart test.
         self._regression._weights = VectorDict(dict(zip(self.features, saved.weights, strict=True)))
-        self.clock = LabelClock(*self._clock_settings, frontier=saved.frontier)
-        return saved.floor
+        self.clock = LabelClock(*self._clock_settings, frontier=saved.frontier, origin=saved.origin)
 
     def _weights(self) -> list[float]:
         weights = self._regression.weights
@@ -212,9 +231,11 @@ class PurchaseLearner:
 
 
 class Progress(msgspec.Struct):
-    """Counts, and sums of log losses (nats), of what was learnt so far."""
+    """Counts, and sums of log losses (nats), of what was learnt so far; `learnt` counts every step of the model."""
 
     learnt: int = 0
+    learnt_positives: int = 0
+    provisional: int = 0
     scored: int = 0
     positives: int = 0
     corrections: int = 0
@@ -234,17 +255,16 @@ class Progress(msgspec.Struct):
         self.positives += positive
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures that go out with a version; the losses are means per example."""
-        scored = max(self.scored, 1)
+        """Return the figures that go out with a version; losses are means per example, absent while there is none."""
+        losses = {"log_loss": self.loss, "base_rate_log_loss": self.base_loss, "served_log_loss": self.served_loss}
         return {
             "learnt": self.learnt,
             "scored": self.scored,
             "positives": self.positives,
             "corrections": self.corrections,
+            "provisional": self.provisional,
             "refused": self.refused,
-            "log_loss": self.loss / scored,
-            "base_rate_log_loss": self.base_loss / scored,
-            "served_log_loss": self.served_loss / scored,
+            **({name: loss / self.scored for name, loss in losses.items()} if self.scored else {}),
         }
 
 
@@ -264,7 +284,7 @@ class InterceptRate(optim.base.Scheduler):  # type: ignore[misc]  # River is not
 
     def get(self, t: int) -> float:
         """Return the rate of step `t`."""
-        base = (self.progress.positives + 1) / (self.progress.scored + 20)
+        base = (self.progress.learnt_positives + 1) / (self.progress.learnt + 20)
         return min(max(0.5 / (t + 100), 3e-5) / (base * (1 - base)), 0.3)
 
 
@@ -289,7 +309,7 @@ class _State(msgspec.Struct):
     steps: int
     progress: Progress
     frontier: Frontier | None
-    floor: dict[int, int]
+    origin: int | None
 
 
 def _log_loss(probability: float, positive: bool) -> float:

@@ -68,6 +68,8 @@ class Promises:
         """Take a message of the examples log."""
         bare = [replace(example, vector=b"") for example in batch.examples]
         for label in self._clock.feed(0, self._offset, replace(batch, examples=bare)):
+            if label.provisional:
+                continue  # only learnt from; the true label follows
             promise = self._by_id.get(label.id)
             if label.correction or promise is None:
                 self.corrections += label.correction

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from features.engine import ScoreFeatures
-from models.online import PurchaseLearner, Snapshot
+from models.online import STATE_FORMAT, PurchaseLearner, Snapshot
 from schemas.codec import DecodeError
 from schemas.internal import ExampleBatch, decode_examples
 from schemas.outputs import encode_announcement
@@ -42,7 +42,7 @@ class LearnStage:
         features = ScoreFeatures()
         self.feature_names = features.names
         self.schema_hash = features.schema_hash
-        self.layout = score_layout("learn" + features.schema_hash + str(settings.score.horizon_s))
+        self.layout = score_layout(f"learn{STATE_FORMAT}{features.schema_hash}{settings.score.horizon_s}")
         # What was learnt has no memory's end: a learner without its row learns again from the log's start.
         self.memory_ms = _FOREVER_MS
 

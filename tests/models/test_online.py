@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 
-import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from river import linear_model, optim, preprocessing
 
 from models.labels import Label
@@ -15,6 +16,7 @@ from models.linear import CLIP, LinearModel
 from models.online import LearnerStateError, PurchaseLearner, Snapshot, WeightRate
 from models.scaling import Scaler, finite_logs
 from schemas.internal import Example, ExampleBatch, Outcome
+from tests.models.logs import Event, build, happenings
 
 FEATURES = ("clicks", "seconds", "price")
 HORIZON, LATENESS = 60_000, 5_000
@@ -94,12 +96,61 @@ def test_a_restart_goes_on_to_the_same_bits(stop: int) -> None:
     before = learner()
     early = [s.model.to_params() for s in feed(before, log[:stop])]
     after = learner()
-    floor = after.load(before.state())
-    assert floor == before.clock.floor()
+    after.load(before.state())
+    floor = before.clock.floor()
     late = feed(after, interleave([m for m in log if m[1] >= floor.get(m[0], 0)], 4))
     assert early + [s.model.to_params() for s in late] == versions
-    final = msgspec.msgpack.decode(after.state())
-    assert {**final, "floor": None} == {**msgspec.msgpack.decode(whole.state()), "floor": None}
+    assert after.state() == whole.state()
+
+
+@given(
+    st.one_of(happenings(users=4, orders=6, until=150, size=30), happenings(users=2, orders=2, until=300, size=40)),
+    st.integers(1, 3),
+    st.sampled_from([0, 10, 30, 300]),
+    st.sampled_from([100, 160, 410, 10_000]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_same_log_makes_the_same_state(
+    happened: list[Event], tasks: int, corrections: int, end: int, scattered: bool, random: random.Random
+) -> None:
+    """Whatever the interleaving and wherever it restarts, while reading again too: versions, state and floor are one.
+
+    After all restarts the floor, too, is that of a life without a break: it depends on what was read, and nothing else.
+    """
+    vector = {time: np.array([time % 7.0, time, -(time % 3.0)]).tobytes() for time in range(401)}.__getitem__
+    logs = build(happened, tasks, random, redriven=0.2, end=end, vector=vector, scattered=scattered)
+
+    def new() -> PurchaseLearner:
+        return PurchaseLearner(FEATURES, "h", horizon_ms=20, lateness_ms=5, corrections_ms=corrections, publish_every=3)
+
+    def read(subject: PurchaseLearner, cursors: list[int], messages: int) -> list[object]:
+        told: list[object] = []
+        for _ in range(messages):
+            left = [p for p, log in enumerate(logs) if cursors[p] < len(log)]
+            if not left:
+                break
+            partition = random.choice(left)
+            offset, message = logs[partition][cursors[partition]]
+            cursors[partition] += 1
+            snapshots = subject.feed(partition, offset, message)
+            told += [(one.model.to_params(), one.metrics, one.trained_through) for one in snapshots]
+        return told
+
+    whole = new()
+    versions = read(whole, [0] * tasks, 10**6)
+    subject, cursors, told = new(), [0] * tasks, []
+    for _ in range(random.randint(1, 4)):
+        told += read(subject, cursors, random.randint(0, 25))
+        state, floor, subject = subject.state(), subject.clock.floor(), new()
+        subject.load(state)
+        assert subject.state() == state
+        cursors = [sum(offset < floor.get(p, 0) for offset, _ in log) for p, log in enumerate(logs)]
+    told += read(subject, cursors, 10**6)
+    assert told == versions
+    assert subject.state() == whole.state()
+    assert subject.clock.floor() == whole.clock.floor()
 
 
 def test_versions_come_by_count() -> None:
@@ -149,13 +200,43 @@ def test_it_learns_what_there_is_to_learn() -> None:
 def test_one_instant_is_predicted_before_any_of_it_is_learnt() -> None:
     """An order settles all its user's clicks at once: their losses are those of one model, the one before."""
     vector = np.array([3.0, 100.0, -1.0])
-    clicks = [Example(f"e{n}", "u", 1_000 + n, vector.tobytes(), (0, 0), None, 0.05, "prior:0") for n in range(5)]
+    clicks = [Example(f"e{n}", "u", 100_000 + n, vector.tobytes(), (0, 0), None, 0.05, "prior:0") for n in range(5)]
+    # Refused, but long ago: what comes later is judged.
+    clicks.append(Example("old", "v", 1_000, b"", (0, 0), None, 0.05, "prior:0"))
     subject = learner()
-    batch = ExampleBatch(0, 1, 10**10, "h", clicks, [Outcome("order", "u", "o", 2_000)])
+    batch = ExampleBatch(0, 1, 10**10, "h", clicks, [Outcome("order", "u", "o", 101_000)])
     subject.feed(0, 0, batch)
     assert subject.progress.positives == 5
     assert subject.progress.loss == pytest.approx(5 * -math.log(0.05))
     assert subject.progress.served_loss == pytest.approx(5 * -math.log(0.05))
+
+
+def test_a_young_log_does_not_teach_that_everybody_buys() -> None:
+    """While only orders are known for sure, the model's mean probability is near the share of buyers to come."""
+    chance, subject, messages = random.Random(7), learner(), 300
+    early = []
+    for n in range(messages):
+        time = 10**6 + n * 200  # one horizon in all: not one true negative is known at its end
+        vector = np.array([chance.random(), chance.random(), 0.0]).tobytes()
+        click = Example(f"e{n}", f"u{n}", time, vector, (n, 0), None, 0.05, "prior:0")
+        outcomes = [Outcome("order", f"u{n}", f"o{n}", time + chance.randint(1, 3_000))] if n % 10 == 0 else []
+        early += subject.feed(0, n, ExampleBatch(0, 1, time - 5_000, "h", [click], outcomes))
+    progress = subject.progress
+    assert progress.provisional > 100
+    assert progress.scored == 0
+    assert "log_loss" not in early[-1].metrics
+    probabilities = early[-1].model.predict(np.random.default_rng(1).random((100, 3)))
+    assert 0.05 < probabilities.mean() < 0.2
+
+
+def test_a_buyer_taken_for_a_negative_is_countered() -> None:
+    """Patience ends before a late order: the example is learnt as a negative, then as a positive, and judged once."""
+    subject, vector = learner(), np.array([1.0, 2.0, 3.0]).tobytes()
+    examples = [Example(n, n, t, vector, (0, 0), None, 0.05, "prior:0") for n, t in (("a", 0), ("b", 30_000))]
+    subject.feed(0, 0, ExampleBatch(0, 1, 10**10, "h", examples, [Outcome("order", "b", "o", 80_000)]))
+    progress = subject.progress
+    assert (progress.learnt, progress.learnt_positives, progress.provisional) == (3, 1, 2)
+    assert (progress.scored, progress.positives, progress.corrections) == (2, 1, 0)
 
 
 @pytest.mark.parametrize("poison", [np.array([1.0, np.nan, 1.0]), np.array([np.inf, 0.0, 0.0]), np.zeros(2)])

@@ -94,7 +94,9 @@ def test_the_figures_of_the_learner_are_those_of_brute_force(data: Path, sources
         place = bisect_right(times, example.as_of)
         positive = place < len(times) and times[place] <= example.as_of + horizon
         labels.append((times[place] if positive else example.as_of + horizon + lateness, example.id, positive, example))
-    labels.sort(key=lambda label: label[:2])
+    # Before the first negative is known, nothing is judged: there are buyers only.
+    judged_from = min(example.as_of for example in heard.examples) + horizon + lateness
+    labels = sorted((label for label in labels if label[0] >= judged_from), key=lambda label: label[:2])
 
     told = heard.versions[-1].metrics
     assert told["corrections"] == told["refused"] == 0
@@ -109,10 +111,11 @@ def test_the_figures_of_the_learner_are_those_of_brute_force(data: Path, sources
     served = sum(_loss(example.probability, positive) for _, _, positive, example in known) / count
     assert served == pytest.approx(told["served_log_loss"], rel=1e-9)
 
-    # The version that learnt n labels judges those after it: a little staler than what the learner judges with.
-    model, at = 0.0, int(heard.versions[0].metrics["learnt"])
+    # The version that came after n labels judges those after it: a little staler than what the learner judges with.
+    versions = [version for version in heard.versions if version.metrics["scored"]]
+    model, at = 0.0, int(versions[0].metrics["scored"])
     begun = at
-    for version, until in zip(heard.versions, [*(v.metrics["learnt"] for v in heard.versions[1:]), count], strict=True):
+    for version, until in zip(versions, [*(v.metrics["scored"] for v in versions[1:]), count], strict=True):
         part = known[at : int(until)]
         if part:
             vectors = np.array([np.frombuffer(example.vector, "<f8") for _, _, _, example in part])
@@ -121,7 +124,7 @@ def test_the_figures_of_the_learner_are_those_of_brute_force(data: Path, sources
             model += sum(_loss(p, positive) for p, (_, _, positive, _) in zip(probabilities, part, strict=True))
         at = int(until)
     model /= count - begun
-    of_learner = (told["log_loss"] * count - heard.versions[0].metrics["log_loss"] * begun) / (count - begun)
+    of_learner = (told["log_loss"] * count - versions[0].metrics["log_loss"] * begun) / (count - begun)
     print(
         f"{count} labels until 2014-04-08: log loss {of_learner:.4f} by the learner, {model:.4f} by its published "
         f"versions; running base rate {base / count:.4f}, as served {served:.4f}"
