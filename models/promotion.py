@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from models import evaluation, seasonal
-from models.buckets import CONTEXT, Ints
+from models.buckets import Ints
 from models.samples import Samples
 from models.sequence import History
 from models.training import Trained
@@ -55,7 +55,7 @@ def backtest(trained: Trained, panel: Panel, *, margin: float = 0.0) -> Backtest
     actual = panel.quantity[series, column : column + spec.horizon]
     mean, quantiles = trained.forecaster.forecast(histories(past, panel, series, spec.horizon))
 
-    kept = max(seasonal.MEMORY, CONTEXT[spec.freq])  # what a demand worker remembers of a series
+    kept = seasonal.kept_buckets(spec.freq)
     base_mean, base_quantiles = np.empty_like(mean), np.empty_like(quantiles)
     for n, s in enumerate(series):
         quantity = past.quantity[s, -kept:]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.buckets import CONTEXT, SEASON, Freq
-from models.seasonal import MEMORY, QUANTILES
+from models.buckets import SEASON
+from models.seasonal import QUANTILES
 from models.seasonal import forecast as seasonal_forecast
+from models.seasonal import kept_buckets as kept_buckets
 from models.sequence import History, SequenceForecaster
 from schemas.outputs import Announcement
 from streams.settings import Settings
@@ -32,11 +33,6 @@ class Forecast:
     mean: list[float]
     quantiles: list[list[float]]
     levels: Sequence[float] = QUANTILES
-
-
-def kept_buckets(freq: Freq) -> int:
-    """Return how many closed buckets a series remembers: the longest memory of the models that forecast from it."""
-    return max(MEMORY, CONTEXT[freq])
 
 
 class Champion:
