@@ -1,6 +1,6 @@
 """The same servers as containers, through testcontainers; the interface is that of `servers`.
 
-Images are those that ``docker-compose.yml`` names; ``tests/containers/build.sh`` makes equivalents where none can be
+Images are those that ``docker-compose.yml`` names; ``tests.containers.images`` makes equivalents where none can be
 pulled. A port is chosen on the host first and bound to the same number, so that it stays over restarts and Kafka can
 advertise it.
 """
