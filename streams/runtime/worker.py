@@ -65,6 +65,7 @@ class Worker:
         self._at_end: dict[Input, float] = {}
         self._last_real: dict[Input, float] = {}
         self._marked: dict[Input, int] = {}
+        self._waited_for: dict[Input, float] = {}
         self._marks_looked_at = 0.0
         self._held: set[Input] = set()
         self._generation = 0
@@ -179,6 +180,7 @@ class Worker:
                 continue
             self._at_end.pop(record.input, None)
             self._marked.pop(record.input, None)
+            self._waited_for.pop(record.input, None)
             if not any(name == MARKER_HEADER for name, _ in record.headers):
                 self._last_real[record.input] = now
             task.feed(record)
@@ -393,18 +395,23 @@ class Worker:
         outputs = []
         for task in self._tasks.values():
             held_by = task.held_back_by()
-            lags = not any(task.buffered(input_) for input_ in task.inputs) and (task.clock or 0) < latest
-            if task.recovering or not (held_by or lags):
+            target = task.release_time() if held_by else None
+            waited_for = held_by
+            # A task that holds no event, a marker at most, may only be behind the others; those downstream wait for it.
+            if target is None and (held_by or not any(map(task.buffered, task.inputs))) and (task.clock or 0) < latest:
+                target, waited_for = latest, task.inputs
+            if task.recovering or target is None:
+                for input_ in task.inputs:
+                    self._waited_for.pop(input_, None)
                 continue
-            idle = [
-                input_
-                for input_ in held_by or task.inputs
-                if input_ in self._at_end and now - self._last_real.get(input_, self._assigned_at) >= idle_s
-            ]
-            target = (task.release_time() if held_by else latest) if idle else None
-            for input_ in idle:
+            # A small step makes nothing late that is in order with what the task has seen. Before a leap the input gets
+            # its time: what it is waited for may have been sent together with what waits, and arrive just after it.
+            leaps = task.clock is None or target - task.clock > self._settings.time.allowed_lateness_s * 1_000
+            for input_ in waited_for:
+                since = self._waited_for.setdefault(input_, now)
+                quiet = max(self._last_real.get(input_, self._assigned_at), since if leaps else 0.0)
                 # Once for each time: what was written comes back as a record, which clears the note.
-                if target is not None and self._marked.get(input_, -1) < target:
+                if input_ in self._at_end and now - quiet >= idle_s and self._marked.get(input_, -1) < target:
                     self._marked[input_] = target
                     value = json.dumps({"time": target, "source": self._settings.runtime.worker_id}).encode()
                     outputs.append(Output(input_.topic, None, value, input_.partition, ((MARKER_HEADER, b"time"),)))
@@ -513,6 +520,7 @@ class Worker:
         self._at_end.clear()
         self._last_real.clear()
         self._marked.clear()
+        self._waited_for.clear()
         self._held.clear()
 
     def _recover(self) -> None:

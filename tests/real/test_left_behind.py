@@ -1,10 +1,11 @@
-"""Nobody waits for ever: neither a member that its group gave up, nor a quiet partition beside busy ones."""
+"""Nobody waits for ever or is overtaken: no member that its group gave up, no quiet partition beside busy ones."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,7 @@ def test_a_quiet_partition_is_not_held_back_while_others_are_busy(shop: Shop) ->
     """A click whose partition has no orders is answered while the worker still has its hands full with another one."""
     create(shop.settings())
     producer = Producer({"bootstrap.servers": shop.bootstrap, "linger.ms": 20})
-
-    def send(topic: str, partition: int, number: int, more: dict[str, Any]) -> None:
-        event = {"event_id": f"{topic}{number}", "time": START_MS + number, "user_id": f"u{partition}", **more}
-        producer.produce(shop.prefix + topic, json.dumps(event), partition=partition)
-        producer.poll(0)
-
+    send = sender(shop, producer)
     view = {"type": "view", "product_id": "p"}
     send("clickstream", 1, 0, view)
     for number in range(400):
@@ -70,6 +66,49 @@ def test_a_quiet_partition_is_not_held_back_while_others_are_busy(shop: Shop) ->
     busy = sorted(time for time, user in answers if user == "u0")
     (quiet,) = (time for time, user in answers if user == "u1")
     assert busy[0] < quiet < busy[-100]
+
+
+def test_what_arrives_just_after_its_orders_is_not_late(shop: Shop) -> None:
+    """A day's clicks that come a moment after its orders are none of them late; a quiet partition's clock follows."""
+    create(shop.settings())
+    shop.overrides = {"TIDECAST_TIME__IDLE_MS": "3000"}
+    producer = Producer({"bootstrap.servers": shop.bootstrap})
+    send = sender(shop, producer)
+
+    def send_day(topic: str, day: int, partition: int) -> None:
+        line = {"product_id": "p"}
+        for number in range(10):
+            at = (day * 1_440 + number * 30) * 60_000
+            order = {"order_id": f"{partition}-{at}", "status": "placed", "lines": [line]}
+            send(topic, partition, at, order if topic == "orders" else {"type": "view", **line})
+        assert producer.flush(30) == 0
+
+    role = shop.start("tally", module="tests.runtime.run_tally")
+    for partition in (0, 1):
+        send_day("orders", 0, partition)
+        send_day("clickstream", 0, partition)
+    wait_until(lambda: applied(role) == 40, "the first day answered", tell=role.status)
+    send_day("orders", 1, 0)
+    looks = itertools.count()
+    wait_until(lambda: next(looks) == 10, "a chance to mark time too early")
+    send_day("clickstream", 1, 0)
+    wait_until(lambda: applied(role) == 60, "the second day answered", tell=role.status)
+    begun = START_MS + 86_400_000
+    wait_until(lambda: min(mark or 0 for mark in role.watermarks()) > begun, "all clocks on", tell=role.status)
+    assert role.stop() == 0
+    assert shop.read("tidecast.deadletters") == []
+
+
+def sender(shop: Shop, producer: Producer) -> Callable[[str, int, int, dict[str, Any]], None]:
+    """Return a function that sends an event to a partition; its time is given in ms after the start."""
+
+    def send(topic: str, partition: int, time: int, more: dict[str, Any]) -> None:
+        name = f"{topic}-{partition}-{time}"
+        event = {"event_id": name, "time": START_MS + time, "user_id": f"u{partition}", **more}
+        producer.produce(shop.prefix + topic, json.dumps(event), partition=partition)
+        producer.poll(0)
+
+    return send
 
 
 def applied(role: Role) -> int:
