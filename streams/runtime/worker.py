@@ -396,7 +396,7 @@ class Worker:
         for task in self._tasks.values():
             held_by = task.held_back_by()
             target = task.release_time() if held_by else None
-            waited_for = held_by
+            waited_for: Sequence[Input] = held_by
             # A task that holds no event, a marker at most, may only be behind the others; those downstream wait for it.
             if target is None and (held_by or not any(map(task.buffered, task.inputs))) and (task.clock or 0) < latest:
                 target, waited_for = latest, task.inputs
