@@ -10,7 +10,7 @@ import sys
 import time
 
 import orjson
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 
 def main(bootstrap: str, prefix: str, events: int) -> None:
@@ -21,6 +21,12 @@ def main(bootstrap: str, prefix: str, events: int) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "compression.type": "lz4"})
     consumer.subscribe([prefix + "clickstream"])
     done, started = 0, 0.0
+    lost: list[str] = []
+
+    def delivered(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            lost.append(error.str())
+
     while done < events:
         messages = consumer.consume(500, timeout=1.0)
         if messages and not started:
@@ -30,10 +36,11 @@ def main(bootstrap: str, prefix: str, events: int) -> None:
                 continue
             click = orjson.loads(message.value())
             out = orjson.dumps({"id": click["event_id"], "user": click["user_id"], "probability": 0.5})
-            producer.produce(prefix + "bare", out, key=message.key())
+            producer.produce(prefix + "bare", out, key=message.key(), on_delivery=delivered)
             done += 1
         producer.poll(0)
-    producer.flush(60)
+    if producer.flush(60) or lost:
+        raise SystemExit(f"{len(lost) or 'some'} messages were not written: {lost[:1]}")
     sys.stdout.write(json.dumps({"events": done, "cpu_s": time.process_time() - started}) + "\n")
     consumer.close()
 

@@ -23,11 +23,12 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.workload import Workload, preload
+from benchmarks.workload import Workload, create_outputs, preload
 from streams.children import free_port, start_child
 from streams.settings import Settings
 from streams.topics import create
 
+_PATIENCE_S = 180
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,7 +48,7 @@ def servers(folder: Path) -> Iterator[tuple[str, str, str, int]]:
         from streams.embedded import EmbeddedServers
 
         with EmbeddedServers(folder) as embedded:
-            yield embedded.bootstrap, embedded.redis_url, "embedded broker and store", embedded.pids["store"]
+            yield embedded.bootstrap, embedded.redis_url, "embedded broker and store", embedded.pids["redis"]
 
 
 def cpu_s(pid: int) -> float:
@@ -72,7 +73,8 @@ def tidecast(bootstrap: str, redis_url: str, prefix: str, work: Workload) -> tup
     try:
         started = _await_status(process, port, lambda tasks: bool(tasks))
         cpu, wall = cpu_s(process.pid), time.monotonic()
-        _await_status(process, port, lambda tasks: all(t["offsets"]["clickstream[0]"] > work.events for t in tasks))
+        # The end marker stands behind the last click, at the offset that counts them.
+        _await_status(process, port, lambda tasks: all(t["offsets"]["clickstream[0]"] >= work.events for t in tasks))
         used, took = cpu_s(process.pid) - cpu, time.monotonic() - wall
         done = work.events - sum(task["offsets"]["clickstream[0]"] for task in started)
         return done / used, done / took
@@ -82,22 +84,30 @@ def tidecast(bootstrap: str, redis_url: str, prefix: str, work: Workload) -> tup
 
 
 def _await_status(process: subprocess.Popen[bytes], port: int, done: Callable[[list[dict]], bool]) -> list[dict]:  # type: ignore[type-arg]
+    deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the score role did not get there in {_PATIENCE_S} s; its lines above say why")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=5) as answer:
-                tasks = list(json.load(answer)["tasks"].values())
+                tasks = list(json.load(answer).get("tasks", {}).values())
             if tasks and done(tasks):
                 return tasks
         except OSError:
             pass
-        time.sleep(0.02)
+        time.sleep(0.05)
     raise RuntimeError(f"the score role ended with exit code {process.returncode}; its lines above say why")
 
 
 def other(module: str, bootstrap: str, prefix: str, events: int) -> float:
     """Run a contender as a process; return its events per CPU-second."""
     command = [sys.executable, "-m", module, bootstrap, prefix, str(events)]
-    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    try:
+        found = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, timeout=_PATIENCE_S
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{module} did not finish in {_PATIENCE_S} s; run it by hand to see why") from None
     lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise RuntimeError(f"{module} printed no figures (exit code {found.returncode}); run it by hand to see why")
@@ -123,6 +133,7 @@ def main() -> None:
             prefix = f"bench{repeat}-"
             settings = Settings(kafka={"bootstrap_servers": bootstrap, "prefix": prefix, "partitions": 1})  # type: ignore[arg-type]
             create(settings)
+            create_outputs(bootstrap, prefix)
             preload(bootstrap, prefix, work)
             before = cpu_s(store_pid)
             rate, wall = tidecast(bootstrap, redis_url, prefix, work)

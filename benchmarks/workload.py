@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 START_MS = 1_700_000_000_000
 KINDS = ("view", "add_to_cart", "wishlist", "search")
@@ -30,6 +31,14 @@ def zipf(chance: np.random.Generator, size: int, count: int, exponent: float = 1
     return np.searchsorted(np.cumsum(weights) / weights.sum(), chance.random(count))
 
 
+def create_outputs(bootstrap: str, prefix: str) -> None:
+    """Create the topics that the bare loop and the Faust job write to."""
+    new = [NewTopic(prefix + name, num_partitions=1, replication_factor=1) for name in ("bare", "faust")]
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for made in admin.create_topics(new).values():
+        made.result(30)
+
+
 def preload(bootstrap: str, prefix: str, work: Workload) -> None:
     """Write the clicks to `<prefix>clickstream` and close clicks and orders with end markers."""
     chance = np.random.default_rng(work.seed)
@@ -37,7 +46,9 @@ def preload(bootstrap: str, prefix: str, work: Workload) -> None:
     products = zipf(chance, work.products, work.events).tolist()
     kinds = chance.choice(len(KINDS), work.events, p=[0.85, 0.08, 0.04, 0.03]).tolist()
     times = (START_MS + np.cumsum(chance.integers(0, 200, work.events))).tolist()
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "partitioner": "murmur2_random"})
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "linger.ms": 50, "log_level": 2, "partitioner": "murmur2_random"}
+    )
     for number in range(work.events):
         user = f"u{users[number]}"
         value = orjson.dumps(
@@ -58,6 +69,7 @@ def preload(bootstrap: str, prefix: str, work: Workload) -> None:
                 break
             except BufferError:
                 producer.poll(0.1)
+    producer.flush(60)
     marker = json.dumps({"time": times[-1], "source": "bench"})
     for topic in ("clickstream", "orders"):
         for partition in range(work.partitions):

@@ -22,6 +22,8 @@ from streams.topologies.stage import State, Step
 
 _PARAMETERS = "model"
 _FOREVER_MS = 100 * 366 * 86_400_000
+_KEPT = 100
+"""So many versions can be pinned beside the latest; the pinned one stays for as long as it is pinned."""
 
 
 class LearnStage:
@@ -107,7 +109,7 @@ class _LearnState:
             partition = entry.record.input.partition
             for snapshot in self._learner.feed(partition, entry.offset, batch):
                 step.count("models_published")
-                outputs.append(_announce(snapshot, self._stage.schema_hash, step.now_ms))
+                outputs.extend(_announce(snapshot, self._stage, step.now_ms))
             self._positions[partition] = entry.offset + 1
         self._changed = self._changed or bool(entries)
         return outputs
@@ -139,7 +141,8 @@ class _LearnState:
         }
 
 
-def _announce(snapshot: Snapshot, schema_hash: str, now_ms: int) -> Output:
+def _announce(snapshot: Snapshot, stage: LearnStage, now_ms: int) -> list[Output]:
+    """Say a version twice: the latest replaces the one before, the other stays readable for who pins it."""
     model = snapshot.model
     value = encode_announcement(
         model="purchase",
@@ -149,8 +152,23 @@ def _announce(snapshot: Snapshot, schema_hash: str, now_ms: int) -> Output:
         params=model.to_params(),
         path=None,
         sha256=None,
-        schema_hash=schema_hash,
+        schema_hash=stage.schema_hash,
         published_at=now_ms,
         metrics=snapshot.metrics,
     )
-    return Output(MODELS, b"purchase/champion", value)
+    pinnable = pinned_key(f"{model.name}:{model.version}")
+    outputs = [Output(MODELS, b"purchase/champion", value), Output(MODELS, pinnable, value)]
+    old = int(model.version) - _KEPT * stage.settings.learn.publish_every
+    dropped = f"{model.name}:{old:012d}"
+    if old > 0 and dropped != stage.settings.score.model_pin:
+        outputs.append(Output(MODELS, pinned_key(dropped), None))
+    return outputs
+
+
+def pinned_key(pin: str) -> bytes:
+    """Return the key under which a version (name:version) stays in the compacted models topic.
+
+    >>> pinned_key("river-logistic:000000001000")
+    b'purchase/river-logistic:000000001000'
+    """
+    return f"purchase/{pin}".encode()

@@ -92,12 +92,14 @@ class ScoreStage:
 
     def on_table(self, record: Record) -> bool:
         """Swap the model when a newer champion for this feature schema is announced."""
-        if record.key != f"{PURCHASE_MODEL}/champion".encode() or record.value is None:
+        pin = self.settings.score.model_pin
+        # A pinned version has a key of its own: under the champion's, a newer one replaces it.
+        names = ("champion",) if pin is None else ("champion", pin)
+        if record.key not in [f"{PURCHASE_MODEL}/{name}".encode() for name in names] or record.value is None:
             return False
         announced = decode_announcement(record.value)
         if announced.params is None or announced.schema_hash != self.schema_hash:
             return False
-        pin = self.settings.score.model_pin
         if pin is not None and f"{announced.name}:{announced.version}" != pin:
             return False
         self.model = LinearModel.from_params(announced.params)
