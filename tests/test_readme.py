@@ -1,0 +1,143 @@
+"""Every command in the README is run: those of `tidecast` here, in order; those of make and docker by the checks.
+
+The roles run against an embedded pair in place of one's own Kafka and Redis.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streams.children import free_port
+from streams.embedded import EmbeddedServers
+from tests.real.harness import Role, wait_until
+
+pytestmark = pytest.mark.timeout(600)
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+TIDECAST = ".venv/bin/tidecast "
+
+
+class Session:
+    """A user's shell: its folder, its environment, and the roles left running in it."""
+
+    def __init__(self, folder: Path, servers: EmbeddedServers) -> None:
+        self.folder = folder
+        self.servers = servers
+        self.environment = dict(os.environ)
+        self.roles: list[Role] = []
+
+    def export(self, line: str) -> None:
+        """Set what the README sets, with the address of these servers in place of the example's."""
+        name, _, value = line.removeprefix("export ").partition("=")
+        place = {"localhost:9092": self.servers.bootstrap, "redis://localhost:6379/0": self.servers.redis_url}
+        self.environment[name] = place[value]
+
+    def run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        command = [sys.executable, "-m", "streams.cli", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def start(self, arguments: list[str]) -> None:
+        """Start a role and wait until it is ready."""
+        name, port = arguments[-1], free_port()
+        log = (self.folder / f"{name}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streams.cli", *arguments],
+            cwd=self.folder,
+            env={**self.environment, "TIDECAST_RUNTIME__METRICS_PORT": str(port)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        role = Role(name, process, port)
+        self.roles.append(role)
+        wait_until(lambda: role.ready()[0] or process.poll() is not None, f"{name} ready", deadline_s=90)
+        assert process.poll() is None, (self.folder / f"{name}.log").read_text()[-3_000:]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    with EmbeddedServers(tmp_path_factory.mktemp("readme-servers")) as servers:
+        session = Session(tmp_path_factory.mktemp("readme"), servers)
+        yield session
+        for role in session.roles:
+            if role.process.poll() is None:
+                role.process.kill()
+                role.process.wait()
+
+
+def test_the_commands_are_those_known_here() -> None:
+    """A command that nobody runs is none that the README may show."""
+    strangers = [line for line in COMMANDS if not line.startswith((TIDECAST, "export ", "make ", "docker compose "))]
+    assert strangers == []
+    assert sum(line.startswith(TIDECAST) for line in COMMANDS) >= 12
+
+
+def test_tidecast_commands_do_what_they_say(session: Session) -> None:
+    """Each ends with exit code 0; roles come up, and end cleanly by SIGTERM."""
+    for line in COMMANDS:
+        if line.startswith("export "):
+            session.export(line)
+        elif line.startswith(TIDECAST):
+            arguments = shlex.split(line.removeprefix(TIDECAST))
+            if arguments[:2] == ["run", "--data-dir"]:
+                _run_alone(session, arguments)
+            elif arguments[0] == "run":
+                session.start(arguments)
+            else:
+                done = session.run(arguments)
+                assert done.returncode == 0, f"{line}\n{done.stdout[-2_000:]}\n{done.stderr[-3_000:]}"
+                assert done.stdout.strip() or done.stderr.strip(), f"{line}: says nothing"
+    for role in reversed(session.roles):
+        assert role.stop() == 0, role.name
+
+
+def _run_alone(session: Session, arguments: list[str]) -> None:
+    """`run` without a broker: its first line is the addresses, and SIGTERM ends it."""
+    out = session.folder / "run.out"
+    with out.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streams.cli", *arguments],
+            cwd=session.folder,
+            env=session.environment,
+            stdout=sink,
+            stderr=subprocess.DEVNULL,
+        )
+    try:
+        wait_until(lambda: b"\n" in out.read_bytes(), "the addresses", deadline_s=60)
+        assert re.match(r"kafka=127\.0\.0\.1:\d+ redis=redis://127\.0\.0\.1:\d+/0\n", out.read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_make_commands_are_run_by_the_checks(line: str) -> None:
+    """Each target exists, and the checks of every change run it."""
+    assert subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True).returncode == 0
+    assert f"step {line}" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("docker compose ")])
+def test_compose_commands_are_run_by_the_container_tests(line: str) -> None:
+    """What the README starts with docker, the end-to-end test of the compose file starts with the same words."""
+    words = shlex.split(line.removeprefix("docker compose "))
+    assert words[0] in (ROOT / "tests" / "containers" / "test_compose.py").read_text(encoding="utf-8")
