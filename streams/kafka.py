@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -193,6 +193,45 @@ def take(consumer: Consumer, limit: int, timeout_s: float) -> list[Message]:
     """
     first = consumer.poll(timeout_s)
     return [] if first is None else [first, *consumer.consume(limit - 1, timeout=0)]
+
+
+class EndRest:
+    """Lets partitions rest a moment at their end: the embedded broker makes no fetch wait, and clients would spin.
+
+    Does nothing where `kafka.rest_at_end_ms` is 0, as it is on a real Kafka.
+    """
+
+    def __init__(self, consumer: Consumer, settings: Settings) -> None:
+        self._consumer = consumer
+        self._rest_s = settings.kafka.rest_at_end_ms / 1_000
+        self._until: dict[tuple[str, int], float] = {}
+
+    def at_end(self, message: Message) -> None:
+        """Let the partition whose end was reached rest."""
+        if self._rest_s:
+            place = (message.topic(), message.partition())
+            self._consumer.pause([TopicPartition(*place)])
+            self._until[place] = time.monotonic() + self._rest_s
+
+    def wake(self, paused: Collection[tuple[str, int]] = ()) -> None:
+        """Go on with those that have rested, but for what its owner has `paused`."""
+        if not self._until:
+            return
+        now = time.monotonic()
+        rested = [place for place, until in self._until.items() if until <= now]
+        for place in rested:
+            del self._until[place]
+        due = [TopicPartition(*place) for place in rested if place not in paused]
+        if due:
+            self._consumer.resume(due)
+
+    def clear(self) -> None:
+        """Forget all: what was assigned is no longer."""
+        self._until.clear()
+
+    def wait_s(self, longest: float) -> float:
+        """Return how long to wait for messages: not beyond a rest."""
+        return min(longest, self._rest_s) if self._until else longest
 
 
 def raise_typed(error: KafkaException) -> None:

@@ -37,6 +37,12 @@ class KafkaSettings(_Section):
     transaction_timeout_ms: int = Field(10_000, ge=1_000, le=900_000)
     session_timeout_ms: int = Field(10_000, ge=1_000, le=600_000)
     max_message_bytes: int = Field(1_000_000, ge=10_000, le=100_000_000, description="largest event taken")
+    rest_at_end_ms: int = Field(
+        0,
+        ge=0,
+        le=1_000,
+        description="leave a partition alone so long at its end; for a broker that makes no fetch wait",
+    )
     prefix: str = Field("", max_length=50, description="put before the names of all topics and groups")
 
 

@@ -156,6 +156,9 @@ def embedded_environment(bootstrap: str, redis_url: str, data_dir: Path) -> dict
     # The embedded broker keeps everything in one process: two partitions are plenty.
     if "TIDECAST_KAFKA__PARTITIONS" not in os.environ:
         found["TIDECAST_KAFKA__PARTITIONS"] = "2"
+    # It answers an empty fetch at once: without a rest, every idle consumer asks thousands of times a second.
+    if "TIDECAST_KAFKA__REST_AT_END_MS" not in os.environ:
+        found["TIDECAST_KAFKA__REST_AT_END_MS"] = "20"
     if "TIDECAST_TRAIN__REGISTRY" not in os.environ:
         found["TIDECAST_TRAIN__REGISTRY"] = str(data_dir / "registry")
     return found

@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Session:
     def __init__(self, folder: Path, servers: EmbeddedServers) -> None:
         self.folder = folder
         self.servers = servers
-        self.environment = dict(os.environ)
+        self.environment = {**os.environ, "TIDECAST_KAFKA__REST_AT_END_MS": "20"}
         self.roles: list[Role] = []
 
     def export(self, line: str) -> None:
@@ -102,7 +103,9 @@ def test_tidecast_commands_do_what_they_say(session: Session) -> None:
             elif arguments[0] == "run":
                 session.start(arguments)
             else:
+                started = time.monotonic()
                 done = session.run(arguments)
+                print(f"{time.monotonic() - started:6.1f} s  {line}")
                 assert done.returncode == 0, f"{line}\n{done.stdout[-2_000:]}\n{done.stderr[-3_000:]}"
                 assert done.stdout.strip() or done.stderr.strip(), f"{line}: says nothing"
     for role in reversed(session.roles):

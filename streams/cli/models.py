@@ -23,7 +23,10 @@ def list_() -> None:
 
     registry = registry_of(load_settings())
     champion = registry.champion(DEMAND)
-    for version in registry.list_versions(DEMAND):
+    versions = registry.list_versions(DEMAND)
+    if not versions:
+        typer.echo("no version yet: 'tidecast train' makes one once enough buckets have closed", err=True)
+    for version in versions:
         try:
             card = registry.card(DEMAND, version)
         except RegistryError as error:

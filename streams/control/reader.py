@@ -71,6 +71,7 @@ class Reader(threading.Thread):
         consumer = Consumer(kafka.table_config(self._settings))
         try:
             self._assign(consumer)
+            self._rest = kafka.EndRest(consumer, self._settings)
             while not self._stopping.is_set():
                 self._turn(consumer)
         except Exception as error:  # noqa: BLE001  (a thread has nobody else to tell)
@@ -110,6 +111,7 @@ class Reader(threading.Thread):
         newest: dict[Input, Message] = {}
         ended: set[Input] = set()
         facts = []
+        self._rest.wake({(part.topic, part.partition) for part in map(self._partition, self._paused)})
         # All clicks and predictions pass here: what is not wanted goes before anything of it is decoded.
         for message in consumer.consume(_BATCH, timeout=_PAUSE_S):
             error = message.error()
@@ -211,6 +213,7 @@ class Reader(threading.Thread):
     def _on_error(self, consumer: Consumer, message: Message, error: KafkaError, ended: set[Input]) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
             input_ = self._inputs[message.topic(), message.partition()]
+            self._rest.at_end(message)
             if input_.topic in _TIMED:
                 ended.add(input_)
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from streams.kafka import partition_counts, record_of, table_config, take
+from streams.kafka import EndRest, partition_counts, record_of, table_config, take
 from streams.records import Record
 from streams.settings import Settings
 
@@ -21,6 +21,7 @@ class Tables:
         self._waiting: set[tuple[str, int]] = set()
         if self._consumer is None:
             return
+        self._rest = EndRest(self._consumer, settings)
         counts = partition_counts(self._consumer)
         partitions = [
             TopicPartition(self._prefix + topic, partition, OFFSET_BEGINNING)
@@ -40,12 +41,14 @@ class Tables:
         if self._consumer is None:
             return []
         records = []
+        self._rest.wake()
         for message in take(self._consumer, limit, timeout_s):
             error = message.error()
             if error is None:
                 records.append(record_of(message, self._prefix))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._waiting.discard((message.topic(), message.partition()))
+                self._rest.at_end(message)
             elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN and error.fatal():
                 raise KafkaException(error)
         return records

@@ -53,6 +53,7 @@ class Worker:
         identity = f"{self._prefix}tidecast.{stage.name}.{settings.runtime.worker_id}"
         group = f"tidecast.{stage.name}"
         self._consumer = Consumer(kafka.consumer_config(settings, group, instance_id=identity))
+        self._rest = kafka.EndRest(self._consumer, settings)
         self._producer = Producer(kafka.producer_config(settings, transactional_id=identity))
         self._tasks: dict[int, Task] = {}
         self._partitions = 0
@@ -166,7 +167,8 @@ class Worker:
             self._wait_for_store(error)
 
     def _poll(self) -> None:
-        wait = 0.0 if any(task.can_take() for task in self._tasks.values()) else 0.05
+        self._rest.wake({(self._prefix + input_.topic, input_.partition) for input_ in self._held})
+        wait = 0.0 if any(task.can_take() for task in self._tasks.values()) else self._rest.wait_s(0.05)
         messages = kafka.take(self._consumer, 1_000, wait)
         now = time.monotonic()
         for message in messages:
@@ -191,7 +193,10 @@ class Worker:
     def _on_error(self, message: Any, error: KafkaError, now: float) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
-            self._at_end.setdefault(Input(message.topic()[len(self._prefix) :], message.partition()), now)
+            input_ = Input(message.topic()[len(self._prefix) :], message.partition())
+            self._at_end.setdefault(input_, now)
+            if input_ in self._rank_of:
+                self._rest.at_end(message)
         # A duplicate static member arrives as _FATAL whose .fatal() is False.
         elif code in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID) or error.fatal():
             raise Fenced(

@@ -172,15 +172,14 @@ def _check_series(key: str, series: Series, rows: Sequence[ActivityRow]) -> None
         assert series.closed == [], f"{key}: a series without a sale"
         return
     first = series.last - len(series.closed) + 1 if series.closed else min(sales)
-    held = {first + index: bucket for index, bucket in enumerate(series.closed)}
-    held |= {day: bucket for day, bucket in series.open.items() if day > series.last and day >= first}
-    found = {day: [bucket.quantity, bucket.views, bucket.carts] for day, bucket in held.items()}
+    closed = {first + index: bucket for index, bucket in enumerate(series.closed)}
     # A series that has not sold for so long rests: nobody counts views until its next sale.
     rest = DemandSettings().retire_after
-    lives = {day for day in days if any(0 <= day - sale <= rest for sale in sales)}
-    assert {day: counts for day, counts in found.items() if any(counts)} == {
-        day: counts for day, counts in days.items() if day >= first and (day in lives or day > series.last)
-    }, key
+    lives = {day for day in closed if any(0 <= day - sale <= rest for sale in sales)}
+    told = {day: [bucket.quantity, bucket.views, bucket.carts] for day, bucket in closed.items()}
+    assert told == {day: days.get(day, [0, 0, 0]) if day in lives else [0, 0, 0] for day in closed}, key
+    still_open = {day: bucket.quantity for day, bucket in series.open.items() if bucket.sales}
+    assert still_open == {day: counts[0] for day, counts in days.items() if day > series.last and counts[0]}, key
     assert not series.closed or first == min(sales) or len(series.closed) >= 28, f"{key}: what was sold first is gone"
 
 
