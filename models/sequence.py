@@ -104,8 +104,9 @@ class SequenceSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def scale_covariates(self, values: Floats) -> Floats:
-        """Return covariates ``(…, names)`` in the network's units."""
-        return np.asarray((values - np.array(self.covariate_shift)) / np.array(self.covariate_spread))
+        """Return covariates ``(…, names)`` in the network's units, at most 10 spreads from their centre."""
+        scaled = (values - np.array(self.covariate_shift)) / np.array(self.covariate_spread)
+        return np.asarray(np.clip(scaled, -10.0, 10.0))
 
     def with_covariates(self, names: Sequence[str], shift: Floats, spread: Floats) -> SequenceSpec:
         """Return the spec with these covariates and their scaling."""

@@ -37,7 +37,7 @@ class BucketRow(Protocol):
 
     @property
     def quantity(self) -> int:
-        """Units sold, net of returns."""
+        """Units sold, net of cancellations."""
 
     @property
     def views(self) -> int:

@@ -103,7 +103,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class HistoryBucket(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A closed bucket of one product: what sold (net of returns), for how much, and what was known of it."""
+    """A closed bucket of one product: what sold (net of cancellations), for how much, and what was known of it."""
 
     schema: int = SCHEMA
     id: str

@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient
 
 from streams.errors import ConfigurationError, Fenced, TidecastError
-from streams.records import Input, Record
+from streams.records import UNREADABLE_HEADER, Input, Record
 from streams.settings import Settings
 
 # confluent_kafka logs through this; librdkafka's own lines would otherwise go raw to standard error.
@@ -138,7 +138,10 @@ def bounds(consumer: Consumer, partition: TopicPartition, timeout_s: float = 30.
 
 def record_of(message: Message, prefix: str) -> Record:
     """Turn a client message into a Record with its logical topic name."""
-    headers = message.headers()
+    try:
+        headers = message.headers()
+    except (SystemError, UnicodeDecodeError):  # a header's name that is not UTF-8: the client cannot say it
+        headers = [(UNREADABLE_HEADER, b"")]
     return Record(
         Input(message.topic()[len(prefix) :], message.partition()),
         message.offset(),

@@ -19,6 +19,8 @@ STATUS = "tidecast.status"
 
 MARKER_HEADER = "tidecast-marker"
 REDRIVE_HEADER = "tidecast-redrive"
+UNREADABLE_HEADER = "tidecast-unreadable"
+"""Stands in a record for headers whose names the client cannot decode; it is on no wire."""
 
 Headers = tuple[tuple[str, bytes], ...]
 

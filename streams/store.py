@@ -12,7 +12,15 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    WatchError,
+)
 from redis.retry import Retry
 
 from streams.errors import CheckpointConflict, ConfigurationError, StoreUnavailable
@@ -32,11 +40,16 @@ def last_touched(row: bytes) -> int:
     return int.from_bytes(row[:8], "little", signed=True)
 
 
+# What the client has no class for: it passes by itself, or by an operator's hand.
+_NOT_NOW = ("MISCONF", "NOREPLICAS", "BUSY", "LOADING")
+
+
 class RedisStore:
     """The store over one Redis; see `Store` for the port."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client: Any = client
+        self._cluster = isinstance(client, redis.RedisCluster)
         self._prefix = prefix
 
     @classmethod
@@ -90,8 +103,11 @@ class RedisStore:
                         + (" (it is gone)" if found is None else "")
                     )
                 pipe.multi()
-                if changed:
+                if changed and not self._cluster:
                     pipe.mset(changed)
+                elif changed:  # a cluster's pipeline refuses MSET, though all keys share a slot
+                    for name, row in changed.items():
+                        pipe.set(name, row)
                 if removed:
                     pipe.delete(*removed)
                 for name, count in trimmed.items():
@@ -174,11 +190,11 @@ class RedisStore:
         except (WatchError, CheckpointConflict):
             raise
         except ResponseError as error:
-            if "OOM" in str(error):
+            if isinstance(error, OutOfMemoryError):
                 raise StoreUnavailable(
                     f"Redis is full ({error}); raise maxmemory (the policy must stay noeviction)"
                 ) from error
-            if any(word in str(error) for word in ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MISCONF")):
+            if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError) or str(error).startswith(_NOT_NOW):
                 raise StoreUnavailable(f"Redis cannot serve now: {error}") from error
             raise
         except (RedisError, OSError) as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
+from models.seasonal import kept_buckets
 from streams.errors import TopicsError
 from streams.kafka import admin, partition_counts
 from streams.records import (
@@ -41,11 +42,15 @@ class Topic:
 def wanted(settings: Settings) -> list[Topic]:
     """Return all topics with their configuration.
 
-    Retention follows the longest memory: inputs keep features' memory + lateness + two weeks of outage.
+    Retention follows the longest memory: inputs keep features' memory, activity that of the series too, + lateness +
+    two weeks of outage.
     """
     lateness = settings.time.allowed_lateness_s * 1_000
     keep_inputs = {"retention.ms": str(35 * _DAY_MS + lateness + 14 * _DAY_MS)}
     keep_examples = {"retention.ms": str(settings.score.horizon_s * 1_000 + lateness + 14 * _DAY_MS)}
+    bucket_ms = {"H": _DAY_MS // 24, "D": _DAY_MS, "W": 7 * _DAY_MS}[settings.demand.bucket]
+    buckets = kept_buckets(settings.demand.bucket) + settings.demand.retire_after
+    keep_activity = {"retention.ms": str(max(35 * _DAY_MS, buckets * bucket_ms) + lateness + 14 * _DAY_MS)}
     forever = {"retention.ms": "-1"}
     compacted = {"cleanup.policy": "compact"}
     return [
@@ -53,7 +58,7 @@ def wanted(settings: Settings) -> list[Topic]:
         Topic(ORDERS, keep_inputs),
         Topic(CATALOG, forever, single=True),
         Topic(PLAN, forever, single=True),
-        Topic(ACTIVITY, {"retention.ms": str(120 * _DAY_MS)}),
+        Topic(ACTIVITY, keep_activity),
         Topic(EXAMPLES, keep_examples),
         Topic(PREDICTIONS, {"retention.ms": str(14 * _DAY_MS)}),
         Topic(HISTORY, compacted),

@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.codec import DecodeError, decode_marker
 from schemas.outputs import encode_dead_letter
-from streams.records import DEADLETTERS, MARKER_HEADER, REDRIVE_HEADER, Input, Output, Record
+from streams.records import DEADLETTERS, MARKER_HEADER, REDRIVE_HEADER, UNREADABLE_HEADER, Input, Output, Record
 from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
 from streams.runtime.dedup import Dedup
 from streams.runtime.merge import Entry, Merge
@@ -277,6 +277,8 @@ class Task:
 
     def _decode(self, record: Record) -> tuple[int, object]:
         kind = next((value for name, value in record.headers if name == MARKER_HEADER), None)
+        if any(name == UNREADABLE_HEADER for name, _ in record.headers):
+            return 0, Rejected("undecodable", "the name of a header is not UTF-8")
         try:
             if kind is not None:
                 time = decode_marker(record.value or b"").time

@@ -149,6 +149,9 @@ class Worker:
         try:
             self._claim()
             self._poll()
+            if self._overdue():
+                # No more may be taken on than a store that is full, or only read from, lets go of.
+                self._checkpoint_all()
             self._read_tables()
             batches = self._take()
             if batches:
@@ -255,8 +258,11 @@ class Worker:
 
     def _take(self) -> list[tuple[Task, Batch]]:
         batches = []
+        # Behind the door a message carries a whole batch of events.
+        limit = self._settings.runtime.batch_max_events
+        limit = limit if self._stage.guarded else max(10, limit // 20)
         for task in self._tasks.values():
-            batch = task.take(self._settings.runtime.batch_max_events)
+            batch = task.take(limit)
             if batch is not None:
                 if batch.silent:
                     hooks.reach("during_recovery")
@@ -425,6 +431,10 @@ class Worker:
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
+    def _overdue(self) -> bool:
+        most = 2 * self._settings.runtime.checkpoint_max_rows
+        return any(task.dirty() >= most for task in self._tasks.values())
+
     def _due(self) -> bool:
         runtime = self._settings.runtime
         if (time.monotonic() - self._checkpointed) * 1_000 >= runtime.checkpoint_interval_ms:
@@ -478,6 +488,7 @@ class Worker:
         if assignment:
             self._consumer.pause(assignment)
         ping = getattr(self._store, "ping", lambda: True)
+        self._consumer.poll(_RETRY_S)  # also where it answers and only refuses to write
         while not self._stopping and generation == self._generation and not ping():
             self._consumer.poll(_RETRY_S)
         if generation == self._generation and assignment:

@@ -17,6 +17,7 @@ from features.products import ProductFeatures
 from schemas.codec import Catalog, DecodeError, Plan, decode_catalog, decode_plan
 from schemas.internal import ActivityBatch, ActivityRow, EventKind, decode_activity
 from schemas.outputs import decode_announcement, encode_demand, encode_history
+from streams.errors import RecoveryError
 from streams.records import (
     ACTIVITY,
     CATALOG,
@@ -101,7 +102,8 @@ class _Extra(msgspec.Struct):
     upstream: dict[int, int | None]
     tasks: int | None
     closed: int | None
-    first: int | None = None
+    first: int | None
+    calendar: str
 
 
 class _DemandState:
@@ -198,12 +200,21 @@ class _DemandState:
                 del self._series[product]
 
     def extra(self) -> bytes:
-        return _encode(_Extra(self._upstream, self._tasks, self._closed, self._first))
+        return _encode(_Extra(self._upstream, self._tasks, self._closed, self._first, self._calendar()))
 
     def restore(self, extra: bytes) -> None:
         found = _decode_extra(extra)
+        if found.calendar != self._calendar():
+            raise RecoveryError(
+                f"the state holds buckets of {found.calendar}, the settings say {self._calendar()}: set demand.bucket and "
+                f"shop.timezone back, or run 'tidecast state reset {DEMAND_STAGE}-{self._partition}' to rebuild it"
+            )
         self._upstream, self._tasks, self._closed = found.upstream, found.tasks, found.closed
         self._first = found.first
+
+    def _calendar(self) -> str:
+        calendar = self._stage.calendar
+        return f"{calendar.freq} in {calendar.timezone}"
 
     def floor(self) -> Mapping[Input, int] | None:
         return None

@@ -44,7 +44,8 @@ class LearnStage:
         features = ScoreFeatures()
         self.feature_names = features.names
         self.schema_hash = features.schema_hash
-        self.layout = score_layout(f"learn{STATE_FORMAT}{features.schema_hash}{settings.score.horizon_s}")
+        times = f"{settings.score.horizon_s}/{settings.time.allowed_lateness_s}"
+        self.layout = score_layout(f"learn{STATE_FORMAT}{features.schema_hash}{times}")
         # What was learnt has no memory's end: a learner without its row learns again from the log's start.
         self.memory_ms = _FOREVER_MS
 

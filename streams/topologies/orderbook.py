@@ -57,7 +57,8 @@ class OrderBook(msgspec.Struct):
             for line in order.lines
         ]
         self.lines.extend(bought)
-        del self.lines[:-_LINES_KEPT]
+        # An order stays whole: a part of it could not be cancelled.
+        del self.lines[: -max(_LINES_KEPT, len(bought))]
         return bought
 
     def cancel(self, order: Order) -> list[Bought]:

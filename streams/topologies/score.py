@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -52,6 +53,8 @@ from streams.topologies.stage import State, Step
 __all__ = ["DEMAND_STAGE", "ScoreStage"]
 
 PURCHASE_MODEL = "purchase"
+_MOST_IN_A_MESSAGE = 500
+_T = TypeVar("_T")
 
 
 class ScoreStage:
@@ -367,19 +370,26 @@ class _ScoreState:
         examples: list[Example] = []
         if said.clicks:
             self._predict(vectors, said, step, outputs, examples)
-        moved = step.watermark != self._said_watermark
+        before, moved = self._said_watermark, step.watermark != self._said_watermark
         self._said_watermark = step.watermark
         task = str(self._partition).encode()
         for partition in range(self._tasks):
             rows = said.activity.get(partition, [])
             if rows or moved:
-                batch = ActivityBatch(self._partition, self._tasks, step.watermark, rows)
-                outputs.append(Output(ACTIVITY, task, encode_activity(batch), partition))
+                *parts, last = _parts(rows)
+                batches = [ActivityBatch(self._partition, self._tasks, before, part) for part in parts]
+                batches.append(ActivityBatch(self._partition, self._tasks, step.watermark, last))
+                outputs.extend(Output(ACTIVITY, task, encode_activity(batch), partition) for batch in batches)
         if examples or said.outcomes or moved:
-            learnt = ExampleBatch(
-                self._partition, self._tasks, step.watermark, self._stage.schema_hash, examples, said.outcomes
-            )
-            outputs.append(Output(EXAMPLES, task, encode_examples(learnt), self._partition))
+            # All examples stand before the outcomes that may settle them.
+            vectors_of, outcomes_of = _parts(examples), _parts(said.outcomes)
+            told: list[tuple[list[Example], list[Outcome]]] = [(part, []) for part in vectors_of[:-1]]
+            told.append((vectors_of[-1], outcomes_of[0]))
+            told.extend(([], part) for part in outcomes_of[1:])
+            for number, (served, decided) in enumerate(told, 1):
+                watermark = step.watermark if number == len(told) else before
+                learnt = ExampleBatch(self._partition, self._tasks, watermark, self._stage.schema_hash, served, decided)
+                outputs.append(Output(EXAMPLES, task, encode_examples(learnt), self._partition))
         return outputs
 
     def _predict(
@@ -411,6 +421,11 @@ class _ScoreState:
             version = self._features.product_version(click.product_id) if click.product_id is not None else None
             vector = blob[position * width : (position + 1) * width]
             examples.append(Example(cause, user, click.time, vector, offsets, version, probability, served))
+
+
+def _parts(items: list[_T]) -> list[list[_T]]:
+    """Cut a list into parts that fit a message of a megabyte, however long the names in them; at least one."""
+    return [items[start : start + _MOST_IN_A_MESSAGE] for start in range(0, len(items), _MOST_IN_A_MESSAGE)] or [[]]
 
 
 def _products_of(item: object) -> Sequence[str]:

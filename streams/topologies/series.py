@@ -12,6 +12,13 @@ import msgspec
 
 from schemas.internal import ActivityRow, EventKind
 
+_MOST = 1 << 60
+
+
+def _bounded(total: int) -> int:
+    """Return a sum that a row can hold; what is beyond it is no shop's."""
+    return min(max(total, -_MOST), _MOST)
+
 
 class Bucket(msgspec.Struct, array_like=True):
     """Units, their value (minor units), views and additions to carts of one bucket.
@@ -35,8 +42,8 @@ class Bucket(msgspec.Struct, array_like=True):
         elif row.kind == EventKind.ADD_TO_CART:
             self.carts += 1
         elif row.kind in (EventKind.PURCHASE, EventKind.CANCEL):
-            self.quantity += row.quantity
-            self.value_minor += row.value_minor
+            self.quantity = _bounded(self.quantity + row.quantity)
+            self.value_minor = _bounded(self.value_minor + row.value_minor)
             if row.kind == EventKind.PURCHASE:
                 self.sales += 1
                 if row.price >= 0 and (row.time, row.price) > (self.priced_at, self.price):
