@@ -206,8 +206,8 @@ class _DemandState:
         found = _decode_extra(extra)
         if found.calendar != self._calendar():
             raise RecoveryError(
-                f"the state holds buckets of {found.calendar}, the settings say {self._calendar()}: set demand.bucket and "
-                f"shop.timezone back, or run 'tidecast state reset {DEMAND_STAGE}-{self._partition}' to rebuild it"
+                f"the state holds buckets of {found.calendar}, the settings say {self._calendar()}: set demand.bucket "
+                f"and shop.timezone back, or run 'tidecast state reset {DEMAND_STAGE}-{self._partition}' to rebuild it"
             )
         self._upstream, self._tasks, self._closed = found.upstream, found.tasks, found.closed
         self._first = found.first
