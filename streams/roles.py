@@ -60,7 +60,7 @@ def run_role(role: str, settings: Settings) -> int:
     worker = Worker(stage_of(role, settings), settings, store, telemetry, wall_ms)
     on_stop(worker.stop)
     if role in KERNEL_ROLES:
-        from features.engine import warm_up
+        from models.kernels import warm_up
 
         # Before it joins its group: where no compiled kernel is cached, this takes longer than a session may.
         telemetry.set_ready("compiling kernels")
