@@ -6,11 +6,11 @@ Rows are arrays, not maps: a new field goes last and has a default, so that old 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from schemas.wire import DecodeError
+from schemas.wire import decoded
 
 
 class EventKind(IntEnum):
@@ -111,7 +111,7 @@ def encode_activity(batch: ActivityBatch) -> bytes:
 
 def decode_activity(data: bytes) -> ActivityBatch:
     """Decode what `encode_activity` wrote, or raise DecodeError."""
-    return _decode(_activity, data)
+    return decoded(_activity, data)
 
 
 def encode_examples(batch: ExampleBatch) -> bytes:
@@ -125,19 +125,9 @@ def encode_examples(batch: ExampleBatch) -> bytes:
 
 def decode_examples(data: bytes) -> ExampleBatch:
     """Decode what `encode_examples` wrote, or raise DecodeError."""
-    return _decode(_examples, data)
+    return decoded(_examples, data)
 
 
-_T = TypeVar("_T", ActivityBatch, ExampleBatch)
 _encode = msgspec.msgpack.Encoder().encode
 _activity = msgspec.msgpack.Decoder(ActivityBatch)
 _examples = msgspec.msgpack.Decoder(ExampleBatch)
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        raise DecodeError("invalid", str(error)) from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise DecodeError("undecodable", str(error)) from None

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,7 +27,7 @@ from schemas.messages import (
     PurchasePayload,
     PurchasePrediction,
 )
-from schemas.wire import DecodeError
+from schemas.wire import DecodeError, decoded
 
 __all__ = [
     "Announcement",
@@ -248,39 +248,29 @@ def encode_dead_letter(
 
 def decode_prediction(data: bytes) -> Prediction:
     """Decode a prediction of either kind, or raise DecodeError."""
-    return _decode(_prediction, data)
+    return decoded(_prediction, data)
 
 
 def decode_history(data: bytes) -> HistoryBucket:
     """Decode a closed bucket, or raise DecodeError."""
-    return _decode(_history, data)
+    return decoded(_history, data)
 
 
 def decode_announcement(data: bytes) -> Announcement:
     """Decode a model announcement, or raise DecodeError."""
-    return _decode(_announcement, data)
+    return decoded(_announcement, data)
 
 
 def decode_dead_letter(data: bytes) -> DeadLetter:
     """Decode a dead letter, or raise DecodeError."""
-    return _decode(_dead_letter, data)
+    return decoded(_dead_letter, data)
 
 
-_T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 _prediction: msgspec.json.Decoder[Prediction] = msgspec.json.Decoder(Prediction)
 _history = msgspec.json.Decoder(HistoryBucket)
 _announcement = msgspec.json.Decoder(Announcement)
 _dead_letter = msgspec.json.Decoder(DeadLetter)
-
-
-def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        raise DecodeError("invalid", str(error)) from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise DecodeError("undecodable", str(error)) from None
 
 
 @lru_cache(maxsize=256)

@@ -11,9 +11,11 @@ import json
 import re
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+_T = TypeVar("_T")
 
 MAX_BYTES = 1 << 20
 """Longest record that is read unless the caller says otherwise (bytes)."""
@@ -48,6 +50,20 @@ class DecodeError(ValueError):
     def __reduce__(self) -> tuple[type[DecodeError], tuple[Reason, str]]:
         """Keep both parts when the error crosses a process."""
         return DecodeError, (self.reason, self.detail)
+
+
+def decoded(decoder: msgspec.json.Decoder[_T] | msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
+    """Decode what this project wrote itself, or raise DecodeError.
+
+    >>> decoded(msgspec.json.Decoder(int), b"7")
+    7
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise DecodeError("invalid", str(error)) from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise DecodeError("undecodable", str(error)) from None
 
 
 def load_object(data: bytes, max_bytes: int = MAX_BYTES) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,12 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport, config: pytes
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} was not run: {reason}"
+
+
+@pytest.fixture(scope="session")
+def real_sources(request: pytest.FixtureRequest) -> Path:
+    """The folder of the real sources' descriptions, which stands beside that of the data."""
+    data = Path(os.environ.get("TIDECAST_DATA", request.config.rootpath.parent / "shared" / "data"))
+    if not data.is_dir():
+        pytest.skip(f"no real data at {data}; set TIDECAST_DATA")
+    return data.parent / "sources"

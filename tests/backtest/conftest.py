@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -128,15 +127,6 @@ def tidecast(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return 0
 
     return run
-
-
-@pytest.fixture(scope="session")
-def real_sources(request: pytest.FixtureRequest) -> Path:
-    """The folder of the real sources' descriptions, beside that of the data."""
-    data = Path(os.environ.get("TIDECAST_DATA", request.config.rootpath.parent / "shared" / "data"))
-    if not data.is_dir():
-        pytest.skip(f"no real data at {data}; set TIDECAST_DATA")
-    return data.parent / "sources"
 
 
 def lines_of(path: Path) -> Sequence[str]:

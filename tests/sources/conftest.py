@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,12 +44,3 @@ def make_source(tmp_path: Path) -> MakeSource:
         return open_source(tmp_path / "shop.toml", chunk_rows=chunk_rows)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def real_sources(request: pytest.FixtureRequest) -> Path:
-    """The folder of the real sources' descriptions, which stands beside that of the data."""
-    data = Path(os.environ.get("TIDECAST_DATA", request.config.rootpath.parent / "shared" / "data"))
-    if not data.is_dir():
-        pytest.skip(f"no real data at {data}; set TIDECAST_DATA")
-    return data.parent / "sources"
