@@ -604,4 +604,5 @@ class Worker:
         if not self._member or self._unclaimed:
             return
         recovering = [task.name for task in self._tasks.values() if task.recovering]
-        self._telemetry.set_ready(f"rebuilding {', '.join(recovering)}" if recovering else None)
+        rebuilding = f"rebuilding {', '.join(recovering)}" if recovering else None
+        self._telemetry.set_ready(rebuilding or self._stage.lacks())

@@ -93,6 +93,10 @@ class DemandStage:
         self.facts.learn(fact)
         return False
 
+    def lacks(self) -> str | None:
+        """Return None: nothing was asked for."""
+        return None
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of a task."""
         return _DemandState(self, partition)

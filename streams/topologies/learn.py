@@ -64,6 +64,10 @@ class LearnStage:
         """Nothing is read from the table; the topic only stands for ownership."""
         return False
 
+    def lacks(self) -> str | None:
+        """Return None: nothing was asked for."""
+        return None
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of the task."""
         return _LearnState(self)

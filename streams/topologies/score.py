@@ -108,6 +108,11 @@ class ScoreStage:
         self.model = LinearModel.from_params(announced.params)
         return True
 
+    def lacks(self) -> str | None:
+        """Name the pinned model where it was not found: until then the prior is served."""
+        pin, serves = self.settings.score.model_pin, f"{self.model.name}:{self.model.version}"
+        return None if pin in (None, serves) else f"the pinned model {pin} is not in {MODELS}; {serves} serves"
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of a task."""
         return _ScoreState(self, partition, tasks)

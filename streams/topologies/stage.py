@@ -174,6 +174,10 @@ class Stage(Protocol):
         """Take a record of a table topic between batches; say whether a model was swapped. Raises DecodeError."""
         ...
 
+    def lacks(self) -> str | None:
+        """Say what it was told to serve and does not have, for readiness; None where nothing is missing."""
+        ...
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of task `partition` of `tasks`."""
         ...

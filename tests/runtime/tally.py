@@ -43,6 +43,9 @@ class TallyStage:
     def on_table(self, record: Record) -> bool:
         return False
 
+    def lacks(self) -> str | None:
+        return None
+
     def open(self, partition: int, tasks: int) -> State:
         return TallyState()
 
