@@ -13,7 +13,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from streams.errors import ConfigurationError
 
@@ -200,13 +200,15 @@ def load_settings(path: Path | None = None) -> Settings:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); check --config") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError, ArithmeticError) as error:
             raise ConfigurationError(f"{path}: is not valid TOML ({error})") from error
     _refuse_unknown_variables()
     try:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
+    except SettingsError as error:
+        raise ConfigurationError(f"the environment: {error} ({error.__cause__}); give it as JSON") from error
 
 
 def masked(settings: Settings) -> dict[str, Any]:

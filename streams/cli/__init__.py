@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from streams.cli.app import app
@@ -17,3 +18,11 @@ def main() -> None:
     except TidecastError as error:
         sys.stderr.write(f"tidecast: {error}\n")
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read standard output has enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"tidecast: {place}{error.strerror or error}; check the path, its rights and the room there\n")
+        sys.exit(2 if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError) else 1)

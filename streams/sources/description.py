@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +24,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 Scalar = str | bool | int | Decimal
 CLICK_TYPES = frozenset({"view", "search", "add_to_cart", "remove_from_cart", "wishlist", "purchase"})
 ORDER_STATUSES = frozenset({"placed", "paid", "cancelled", "returned"})
+
+
+_LEAST_SCALE = Decimal("1e-9")
+_A_TIME = datetime(2014, 4, 30, 21, 7, 8, tzinfo=UTC)
 
 
 class _Part(BaseModel):
@@ -94,6 +99,8 @@ def _numbers(field: FieldSpec) -> FieldSpec:
     for value in (field.value, field.default):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | Decimal)):
             raise ValueError(f"{value!r} is not a number")
+    if field.scale is not None and not _LEAST_SCALE <= field.scale <= 1 / _LEAST_SCALE:
+        raise ValueError(f"scale {field.scale} must lie between {_LEAST_SCALE} and {1 / _LEAST_SCALE}")
     return field
 
 
@@ -102,7 +109,19 @@ def _time(field: FieldSpec) -> FieldSpec:
         raise ValueError("a time is one column")
     if field.unit is not None and field.format is not None:
         raise ValueError("unit and format exclude each other; keep one")
+    if field.format is not None:
+        _check_format(field.format)
     return field
+
+
+def _check_format(form: str) -> None:
+    """Raise ValueError for a format that cannot tell one day from another."""
+    try:
+        read = datetime.strptime(_A_TIME.strftime(form), form)  # noqa: DTZ007  # only its date counts
+    except (ValueError, re.error) as error:
+        raise ValueError(f"format {form!r} is no strptime format ({error}); such as %d/%m/%Y %H:%M") from None
+    if read.date() != _A_TIME.date():
+        raise ValueError(f"format {form!r} leaves out the year, the month or the day; such as %d/%m/%Y %H:%M")
 
 
 _TEXT = ("map", "prefix", "missing", "default")

@@ -114,12 +114,20 @@ class TableFile:
         width = len(self.header)
         join = "".join
         with self._open() as text:
-            reader = csv.reader(text)
+            latest = ""
+
+            def lines() -> Iterator[str]:
+                nonlocal latest
+                for latest in text:  # noqa: UP028  (it is looked at below)
+                    yield latest
+
+            reader = csv.reader(lines())
             next(reader, None)
-            number = 0
+            number, begun, ended = 0, 0, reader.line_num
             while True:
                 try:
                     for row in reader:
+                        begun, ended = ended, reader.line_num
                         if not row:
                             continue
                         number += 1
@@ -129,6 +137,12 @@ class TableFile:
                         elif len(row) != width:
                             bad = BadValue("invalid", "row", f"has {len(row)} fields where the header has {width}")
                         yield number, row, bad
+                    # A cell of several lines ends in one with the closing quote.
+                    if ended - begun > 1 and '"' not in latest:
+                        raise SourceError(
+                            f"{self.path}: [{self.table}] row {number} opens a quote that nothing closes: "
+                            f"lines {begun + 1} to {ended} are one cell; close it"
+                        )
                     return
                 except csv.Error as error:
                     number += 1

@@ -30,7 +30,7 @@ def load_description(path: Path) -> SourceSpec:
         data = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=Decimal)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, ArithmeticError) as error:
         raise SourceError(f"{path}: is not valid TOML ({error})") from error
     try:
         return SourceSpec.model_validate(data)

@@ -48,7 +48,14 @@ def learnt(events: Iterator[SourceEvent], *, publish_every: int) -> Heard:
     driver = TopologyDriver(settings, [ScoreStage, quiet_demand_stage, LearnStage], partitions=PARTITIONS, retain=False)
     heard = Heard([], [])
     driver.tap(EXAMPLES, lambda record: heard.examples.extend(decode_examples(record.value or b"").examples))
-    driver.tap(MODELS, lambda record: heard.versions.append(decode_announcement(record.value or b"")))
+    driver.tap(
+        MODELS,
+        lambda record: (
+            heard.versions.append(decode_announcement(record.value or b""))
+            if record.key == b"purchase/champion"
+            else None
+        ),
+    )
     feed = Feed(driver, STAGES, 250)
     for event in events:
         feed.put(event.topic, event.key, event.value)  # type: ignore[arg-type]  # `events` has no Unreadable

@@ -38,6 +38,13 @@ GOOD = {
         (ORDERS + 'gaps = "none"\n', "orders.gaps"),
         ("", "describes no table"),
         ("name = [", "not valid TOML"),
+        ("name = " + "[" * 100_000, "not valid TOML"),
+        ("name = " + "9" * 100_000, "not valid TOML"),
+        (CLICKS.replace('time = "time"', 'time = { column = "time", format = "%Q%" }'), "is no strptime format"),
+        (CLICKS.replace('time = "time"', 'time = { column = "time", format = "%Y%Y" }'), "is no strptime format"),
+        (CLICKS.replace('time = "time"', 'time = { column = "time", format = "%H:%M" }'), "leaves out the year"),
+        (CLICKS + 'quantity = { column = "product", scale = 1e999999999 }\n', "scale 1E+999999999 must lie between"),
+        (CLICKS + 'quantity = { column = "product", scale = -1 }\n', "scale -1 must lie between"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named_with_its_repair(make_source: MakeSource, toml: str, said: str) -> None:

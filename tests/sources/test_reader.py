@@ -229,6 +229,13 @@ def test_a_file_without_a_readable_row_is_an_error(make_source: MakeSource) -> N
         list(make_source(CLICKS, **clicks("u,1704067200,p", "u,1704067201,p")).events())
 
 
+def test_a_quote_that_nothing_closes_is_an_error(make_source: MakeSource) -> None:
+    """The rest of the file would be one cell, and in no account; the error says where it opens."""
+    files = clicks(f"u,{DAY}00:00:00Z,p", f'u,{DAY}00:00:01Z,"p', *[f"u,{DAY}00:00:0{n}Z,p" for n in range(2, 9)])
+    with pytest.raises(SourceError, match="row 2 opens a quote that nothing closes: lines 3 to 10 are one cell"):
+        values(make_source(CLICKS, **files))
+
+
 def test_a_damaged_file_is_an_error(make_source: MakeSource) -> None:
     """A gzip file that ends too early is an error, not the end of the source."""
     packed = gzip.compress(rows("user,time,product", *[f"u{i},2024-01-01,p{i}" for i in range(5_000)]).encode())
