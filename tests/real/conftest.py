@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.real.containers import KafkaContainer, RedisContainer
+from tests.real.harness import Shop
 from tests.real.servers import KafkaServer, RedisServer, ServerError
 
 BACKENDS = ("native", "containers")
@@ -50,3 +52,13 @@ def redis_server(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def topic_prefix(request: pytest.FixtureRequest) -> str:
     """Return a prefix that no other test's topics, groups and transactional ids have (at most 50 characters)."""
     return f"{request.node.originalname[:30]}-{uuid.uuid4().hex[:8]}-"
+
+
+@pytest.fixture
+def shop(
+    kafka: KafkaServer | KafkaContainer, redis_server: RedisServer | RedisContainer, topic_prefix: str, tmp_path: Path
+) -> Iterator[Shop]:
+    """Give topics and a store namespace of its own; whatever still runs of it at the end is killed."""
+    shop = Shop(kafka.bootstrap, redis_server.url, topic_prefix, tmp_path)
+    yield shop
+    shop.kill_all()

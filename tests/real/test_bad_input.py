@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
@@ -14,19 +12,11 @@ from schemas import events
 from schemas.outputs import decode_dead_letter
 from streams.records import MARKER_HEADER
 from tests.real.harness import Shop
-from tests.real.servers import KafkaServer, RedisServer
 from tests.real.shop import START_MS, ClosedLog, closed_log
 
 pytestmark = [pytest.mark.realbroker, pytest.mark.timeout(600)]
 _BAD = 10_000
 _NO_DIGITS = [byte for byte in range(256) if byte not in b"0123456789"]
-
-
-@pytest.fixture
-def shop(kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(kafka.bootstrap, redis_server.url, topic_prefix, tmp_path)
-    yield shop
-    shop.kill_all()
 
 
 def test_ten_thousand_bad_messages_among_good_ones(shop: Shop) -> None:

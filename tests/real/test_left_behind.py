@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,9 @@ from confluent_kafka.admin import AdminClient
 
 from streams.topics import create
 from tests.real.harness import Role, Shop, wait_until
-from tests.real.servers import KafkaServer, RedisServer
 from tests.real.shop import START_MS, closed_log
 
 pytestmark = pytest.mark.realbroker
-
-
-@pytest.fixture
-def shop(kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(kafka.bootstrap, redis_server.url, topic_prefix, tmp_path)
-    yield shop
-    shop.kill_all()
 
 
 def test_a_member_given_up_between_poll_and_commit_joins_again(shop: Shop) -> None:

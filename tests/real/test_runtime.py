@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.real.harness import Shop, wait_until
-from tests.real.servers import KafkaServer, RedisServer
 from tests.real.shop import closed_log
 
 pytestmark = pytest.mark.realbroker
@@ -25,13 +22,6 @@ _POINTS = (
     "after_commit",
     "during_recovery",
 )
-
-
-@pytest.fixture
-def shop(kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(kafka.bootstrap, redis_server.url, topic_prefix, tmp_path)
-    yield shop
-    shop.kill_all()
 
 
 def test_sigkill_at_every_point_changes_nothing_that_is_seen(shop: Shop) -> None:
