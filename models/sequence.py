@@ -24,6 +24,9 @@ from models.buckets import CONTEXT, SEASON, Floats, Freq, Ints, calendar, phase
 from models.seasonal import QUANTILES
 from models.windows import ahead_width, fill_window, left_pad, past_width
 
+SEQUENCE = "sequence"
+"""Name of this model in cards, announcements and predictions."""
+
 FORMAT = 1
 """Meaning of the inputs and tensors; a change of either raises it, and older versions are refused."""
 

@@ -13,7 +13,7 @@ _MSGPACK_CHANNELS = {"activity", "examples"}
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One topic: the contract it carries (by the channel's own name), and markers and such beside it in `also`.
+    """One topic: the contract it carries (default: of the channel's own name), markers and such beside it in `also`.
 
     `action` is Tidecast's: it receives, sends, or does both between its own stages. `key` says what keys a record.
     """
@@ -24,6 +24,7 @@ class Channel:
     key: str
     summary: str
     also: tuple[str, ...] = ()
+    carries: str | None = None
     compacted: bool = False
 
 
@@ -61,7 +62,9 @@ def _channel(channel: Channel) -> dict[str, Any]:
     return {
         "address": channel.address,
         "summary": channel.summary,
-        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in (channel.name, *channel.also)},
+        "messages": {
+            name: {"$ref": f"#/components/messages/{name}"} for name in (channel.carries or channel.name, *channel.also)
+        },
         "bindings": {
             "kafka": {
                 "topic": channel.address,

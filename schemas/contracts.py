@@ -77,6 +77,9 @@ def channels() -> list[Channel]:
         Channel("activity", "tidecast.activity", "both", "the task's partition", "What events did to products."),
         Channel("examples", "tidecast.examples", "both", "the task's partition", "Vectors as served, and outcomes."),
         Channel("predictions", "predictions", "send", "user or product id", "The output, one envelope."),
+        Channel(
+            "shadow", "tidecast.shadow", "send", "product id", "What a version in shadow says.", carries="predictions"
+        ),
         Channel("history", "tidecast.history", "send", "product|bucket start", "Closed buckets.", compacted=True),
         Channel("models", "tidecast.models", "both", "model/role", "Model versions to serve.", compacted=True),
         Channel("deadletters", "tidecast.deadletters", "send", "the original key", "What could not be taken, and why."),

@@ -9,9 +9,6 @@ from models.sequence import SequenceForecaster, SequenceSpec
 from schemas.outputs import Announcement
 from streams.settings import Settings
 
-SEQUENCE = "sequence"
-"""Name of the sequence model in announcements, cards and predictions."""
-
 
 def registry_of(settings: Settings) -> Registry:
     """Return the registry of the settings."""

@@ -22,6 +22,7 @@ from streams.records import (
     ORDERS,
     PLAN,
     PREDICTIONS,
+    SHADOW,
     STATUS,
 )
 from streams.settings import Settings
@@ -61,6 +62,7 @@ def wanted(settings: Settings) -> list[Topic]:
         Topic(ACTIVITY, keep_activity),
         Topic(EXAMPLES, keep_examples),
         Topic(PREDICTIONS, {"retention.ms": str(14 * _DAY_MS)}),
+        Topic(SHADOW, {"retention.ms": str(14 * _DAY_MS)}),
         Topic(HISTORY, compacted),
         Topic(MODELS, compacted, single=True),
         Topic(DEADLETTERS, {"retention.ms": str(30 * _DAY_MS), "max.message.bytes": "4000000"}),

@@ -14,6 +14,7 @@ from typing import Any
 from models.promotion import Backtest, backtest
 from models.registry import Card, Registry, VersionExists
 from models.samples import NotEnoughHistory
+from models.sequence import SEQUENCE
 from models.training import (
     DeviceMissing,
     Progress,
@@ -31,7 +32,7 @@ from streams.announcing import DEMAND, Role, announce
 from streams.errors import ConfigurationError
 from streams.kafka import read_to_end
 from streams.records import HISTORY, Record
-from streams.serving import SEQUENCE, registry_of
+from streams.serving import registry_of
 from streams.settings import Settings
 from streams.training_run import Plan, RunFolder
 

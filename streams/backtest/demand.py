@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.buckets import SEASON
+from models.sequence import SEQUENCE
 from models.training import Progress as TrainingProgress
 from models.windows import Panel
 from streams.backtest.closing import ClosedBuckets, Level
 from streams.backtest.files import CsvRows, csv_file, make_folder, write_json
 from streams.backtest.forecasters import (
     SEASONAL,
-    SEQUENCE,
     Rival,
     Said,
     sequence_forecasts,

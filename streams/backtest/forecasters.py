@@ -24,7 +24,7 @@ from streams.topologies.forecasting import kept_buckets
 
 Floats = NDArray[np.float64]
 
-SEASONAL, NAIVE, SEQUENCE = "seasonal", "seasonal_naive", "sequence"
+SEASONAL, NAIVE = "seasonal", "seasonal_naive"
 
 
 @dataclass(frozen=True, slots=True)

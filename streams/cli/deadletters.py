@@ -58,6 +58,7 @@ def redrive(
 ) -> None:
     """Send dead letters to where they came from, once each: they correct state and labels, and predict nothing.
 
+    A late letter may be the repeat of an event that counted: redriven, it counts again.
     Letters that were too long to be kept whole cannot be sent, and are listed. The last line is a JSON summary.
     """
     from streams.deadletters import check_reasons

@@ -122,10 +122,13 @@ def _notes(one: Mapping[str, Any]) -> list[str]:
             f"{name}:{figures['version']} log loss {figures['log_loss']:.4f} (best constant "
             f"{figures['base_log_loss']:.4f}) over {figures['judged']:,}; drift: {figures['drift']['risen']}"
         )
-    for name, figures in one.get("quality", {}).get("demand", {}).items():
-        if figures["wape"] is not None:
+    quality = one.get("quality", {})
+    for role in ("demand", "shadow"):
+        for name, figures in quality.get(role, {}).items():
+            if figures["wape"] is None:
+                continue
             lines.append(
-                f"{name}:{figures['version']} WAPE {figures['wape']:.3f}, WQL {figures['wql']:.3f} over "
+                f"{role} {name}:{figures['version']} WAPE {figures['wape']:.3f}, WQL {figures['wql']:.3f} over "
                 f"{figures['judged']:,} buckets"
             )
     return lines

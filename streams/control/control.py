@@ -106,7 +106,7 @@ class _Figures(Collector):
         figure = GaugeMetricFamily(
             "tidecast_quality", "Published predictions against outcomes", labels=["kind", "model", "figure"]
         )
-        for kind in ("purchase", "demand"):
+        for kind in ("purchase", "demand", "shadow"):
             for model, figures in quality[kind].items():
                 for name, value in figures.items():
                     if isinstance(value, int | float):

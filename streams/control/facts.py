@@ -25,7 +25,14 @@ class Cancelled:
     order_id: str
 
 
-Fact = PurchasePrediction | DemandPrediction | HistoryBucket | Announcement | Bought | Cancelled
+@dataclass(frozen=True, slots=True)
+class InShadow:
+    """What a version in shadow forecast beside the champion."""
+
+    prediction: DemandPrediction
+
+
+Fact = PurchasePrediction | DemandPrediction | InShadow | HistoryBucket | Announcement | Bought | Cancelled
 
 
 @dataclass(frozen=True, slots=True)

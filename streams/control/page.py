@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -115,10 +115,15 @@ def _demand(quality: Mapping[str, Any]) -> str:
         return f"<p class='quiet'>Nothing judged yet: {quality['pending']['demand']:,} steps wait for their bucket.</p>"
     rows = [
         [escape(f"{name}:{f['version']}"), which, g["judged"], g["wape"], g["wql"], g["coverage_80"], g["coverage_95"]]
-        for name, f in quality["demand"].items()
+        for name, f in _forecasters(quality)
         for which, g in (("all", f), ("next bucket", f["next_bucket"]))
     ]
     return _table(["model", "steps", "judged", "WAPE", "WQL", "coverage of 80 %", "coverage of 95 %"], rows)
+
+
+def _forecasters(quality: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield from quality["demand"].items()
+    yield from ((f"{name} (shadow)", figures) for name, figures in quality["shadow"].items())
 
 
 def _models(models: Mapping[str, Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from river.drift import ADWIN
 
 from schemas.outputs import Announcement, DemandPrediction, HistoryBucket, PurchasePrediction
 from streams.control.demand import DemandJoin, JudgedStep
-from streams.control.facts import Batch, Bought, Cancelled
+from streams.control.facts import Batch, Bought, Cancelled, InShadow
 from streams.control.purchases import Judged, PurchaseJoin
 from streams.control.scores import BinaryScores, DemandScores, entropy, log_loss
 
@@ -128,15 +128,17 @@ class Quality:
     def __init__(self, lateness_ms: int, limit: int) -> None:
         self._purchases = PurchaseJoin(lateness_ms, limit)
         self._demand = DemandJoin(limit)
+        self._shadow = DemandJoin(limit)
         self._purchase_models: dict[str, _PurchaseModel] = {}
         self._demand_models: dict[str, _DemandModel] = {}
+        self._shadow_models: dict[str, _DemandModel] = {}
         self._watermark: int | None = None
         self.models: dict[str, dict[str, Any]] = {}
 
     @property
     def pending(self) -> int:
         """Predictions and steps of forecasts that wait for their outcome."""
-        return self._purchases.pending + self._demand.pending
+        return self._purchases.pending + self._demand.pending + self._shadow.pending
 
     def take(self, batch: Batch) -> None:
         """Take facts, then judge what the batch's watermark decides."""
@@ -156,6 +158,7 @@ class Quality:
         return {
             "purchase": {name: model.figures() for name, model in sorted(self._purchase_models.items())},
             "demand": {name: model.figures() for name, model in sorted(self._demand_models.items())},
+            "shadow": {name: model.figures() for name, model in sorted(self._shadow_models.items())},
             "watermark": self._watermark,
             "pending": {"purchase": self._purchases.pending, "demand": self._demand.pending},
             "skipped": {
@@ -182,9 +185,12 @@ class Quality:
             case Cancelled():
                 self._purchases.cancelled(fact)
             case DemandPrediction():
-                self._judge_steps(self._demand.forecast(fact))
+                _judge(self._demand_models, self._demand.forecast(fact))
+            case InShadow():
+                _judge(self._shadow_models, self._shadow.forecast(fact.prediction))
             case HistoryBucket():
-                self._judge_steps(self._demand.closed(fact))
+                _judge(self._demand_models, self._demand.closed(fact))
+                _judge(self._shadow_models, self._shadow.closed(fact))
             case Announcement():
                 self.models[f"{fact.model}/{fact.role}"] = {
                     "name": fact.name,
@@ -193,8 +199,9 @@ class Quality:
                     "metrics": fact.metrics,
                 }
 
-    def _judge_steps(self, steps: Iterable[JudgedStep]) -> None:
-        for judged in steps:
-            if judged.model not in self._demand_models:
-                self._demand_models[judged.model] = _DemandModel()
-            self._demand_models[judged.model].add(judged)
+
+def _judge(models: dict[str, _DemandModel], steps: Iterable[JudgedStep]) -> None:
+    for judged in steps:
+        if judged.model not in models:
+            models[judged.model] = _DemandModel()
+        models[judged.model].add(judged)

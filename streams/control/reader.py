@@ -16,17 +16,17 @@ from collections.abc import Callable
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.codec import decode_click, decode_marker, decode_order
-from schemas.outputs import PurchasePrediction, decode_announcement, decode_history, decode_prediction
+from schemas.outputs import DemandPrediction, PurchasePrediction, decode_announcement, decode_history, decode_prediction
 from schemas.wire import DecodeError
 from streams import kafka
-from streams.control.facts import Batch, Bought, Cancelled, Fact
+from streams.control.facts import Batch, Bought, Cancelled, Fact, InShadow
 from streams.control.pacing import Clocks, Sampler
 from streams.errors import TopicsError
-from streams.records import CLICKSTREAM, HISTORY, MARKER_HEADER, MODELS, ORDERS, PREDICTIONS, Input
+from streams.records import CLICKSTREAM, HISTORY, MARKER_HEADER, MODELS, ORDERS, PREDICTIONS, SHADOW, Input
 from streams.settings import Settings
 
 _LOG = logging.getLogger("tidecast.control")
-_TOPICS = (CLICKSTREAM, ORDERS, PREDICTIONS, HISTORY, MODELS)
+_TOPICS = (CLICKSTREAM, ORDERS, PREDICTIONS, SHADOW, HISTORY, MODELS)
 _OUTCOMES = (CLICKSTREAM, ORDERS)
 _TIMED = (*_OUTCOMES, PREDICTIONS)
 _TIMEOUT_S = 30.0
@@ -144,7 +144,7 @@ class Reader(threading.Thread):
         self._pace(consumer)
 
     def _wanted(self, topic: str, message: Message, value: bytes) -> bool:
-        if topic == PREDICTIONS:
+        if topic in (PREDICTIONS, SHADOW):
             return self._sampler.wants(message.key() or b"")
         if topic == CLICKSTREAM:
             # Purchases of all users are kept: few, and the share of users judged may grow again.
@@ -157,6 +157,9 @@ class Reader(threading.Thread):
         topic = input_.topic
         if topic == PREDICTIONS:
             return decode_prediction(value)
+        if topic == SHADOW:
+            prediction = decode_prediction(value)
+            return InShadow(prediction) if isinstance(prediction, DemandPrediction) else None
         if topic == HISTORY:
             return decode_history(value)
         if topic == MODELS:

@@ -315,7 +315,9 @@ class Task:
         if self.watermark is not None and time < self.watermark and not redriven:
             return Rejected("late", f"event time {time} is before the watermark {self.watermark}")
         known_as = event_id if entry.rank == 0 else f"{entry.rank}\0{event_id}"
-        if not self._dedup.add(known_as, time, self.watermark):
+        # What is redriven is behind the watermark: its repeat is known for as long as that of an event of now.
+        known_for = max(time, self.clock or time) if redriven else time
+        if not self._dedup.add(known_as, known_for, self.watermark):
             self._count("duplicates")
             self._count(f"duplicates_{entry.record.input.topic}")
             return _DUPLICATE

@@ -8,7 +8,7 @@ far the upstream tasks are apart. A series lives from a product's first sale unt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from zlib import crc32
 
 import msgspec
@@ -26,6 +26,7 @@ from streams.records import (
     MODELS,
     PLAN,
     PREDICTIONS,
+    SHADOW,
     Input,
     Output,
     Record,
@@ -36,7 +37,7 @@ from streams.settings import Settings
 from streams.topologies.calendar import Calendar
 from streams.topologies.changes import WaitingChanges
 from streams.topologies.facts import Facts
-from streams.topologies.forecasting import Champion, Forecast, kept_buckets
+from streams.topologies.forecasting import DemandModels, Forecast, kept_buckets
 from streams.topologies.layout import DEMAND_STAGE, demand_layout
 from streams.topologies.series import Bucket, Series
 from streams.topologies.stage import State, Step
@@ -46,12 +47,12 @@ _COUNTED = frozenset({EventKind.VIEW, EventKind.ADD_TO_CART, EventKind.PURCHASE,
 
 
 class DemandStage:
-    """The stage of products. It holds the catalog, the plan and the champion that all its tasks use."""
+    """The stage of products. It holds the catalog, the plan and the models that all its tasks use."""
 
     name = DEMAND_STAGE
     inputs = (ACTIVITY,)
     tables = (CATALOG, PLAN, MODELS)
-    outputs = (PREDICTIONS, HISTORY, DEADLETTERS)
+    outputs = (PREDICTIONS, SHADOW, HISTORY, DEADLETTERS)
     partitioned_outputs: tuple[str, ...] = ()
     ordered = False
     guarded = False
@@ -64,7 +65,7 @@ class DemandStage:
         self.calendar = Calendar(settings.demand.bucket, settings.shop.timezone)
         self.kept = kept_buckets(settings.demand.bucket)
         self.facts = Facts()
-        self.champion = Champion(settings)
+        self.models = DemandModels(settings)
         bucket_ms = {"H": 3_600_000, "D": 86_400_000, "W": 7 * 86_400_000}[settings.demand.bucket]
         self.memory_ms = max(ProductFeatures().memory_ms, (self.kept + settings.demand.retire_after) * bucket_ms)
 
@@ -80,13 +81,13 @@ class DemandStage:
         return item.watermark or 0, ""
 
     def on_table(self, record: Record) -> bool:
-        """Take a catalog or plan entry, or swap the champion. Raises DecodeError for what cannot be read."""
+        """Take a catalog or plan entry, or swap a model. Raises DecodeError for what cannot be read."""
         if record.value is None:
             return False
         if record.input.topic == MODELS:
             if record.key is None or not record.key.startswith(b"demand/"):
                 return False
-            return self.champion.announce(decode_announcement(record.value))
+            return self.models.announce(decode_announcement(record.value))
         fact: Catalog | Plan = (
             decode_catalog(record.value) if record.input.topic == CATALOG else decode_plan(record.value)
         )
@@ -389,25 +390,30 @@ class _DemandState:
         starts = [calendar.start(number + ahead) for ahead in range(1, settings.horizon + 1)]
         horizon_s = (calendar.start(number + settings.horizon + 1) - as_of) // 1_000
         series = [self._series[product] for product in products]
-        forecasts: list[Forecast] = self._stage.champion.forecast(products, series, number, self._stage.facts)
-        outputs = []
-        for product, forecast in zip(products, forecasts, strict=True):
-            value = encode_demand(
-                id=f"{product}|{as_of}|demand|{revision}",
-                subject=product,
-                as_of=as_of,
-                produced_at=step.now_ms,
-                model_name=forecast.model_name,
-                model_version=forecast.model_version,
-                horizon_s=horizon_s,
-                revision=revision,
-                bucket=calendar.freq,
-                starts=starts,
-                mean=forecast.mean,
-                quantiles=forecast.quantiles,
-                levels=forecast.levels,
-            )
-            outputs.append(Output(PREDICTIONS, product.encode(), value))
+        models, facts = self._stage.models, self._stage.facts
+
+        def said(topic: str, kind: str, forecasts: list[Forecast]) -> Iterator[Output]:
+            for product, forecast in zip(products, forecasts, strict=True):
+                value = encode_demand(
+                    id=f"{product}|{as_of}|{kind}|{revision}",
+                    subject=product,
+                    as_of=as_of,
+                    produced_at=step.now_ms,
+                    model_name=forecast.model_name,
+                    model_version=forecast.model_version,
+                    horizon_s=horizon_s,
+                    revision=revision,
+                    bucket=calendar.freq,
+                    starts=starts,
+                    mean=forecast.mean,
+                    quantiles=forecast.quantiles,
+                    levels=forecast.levels,
+                )
+                yield Output(topic, product.encode(), value)
+
+        outputs = list(said(PREDICTIONS, "demand", models.forecast(products, series, number, facts)))
+        if models.shadow is not None:
+            outputs.extend(said(SHADOW, "shadow", models.shadow_forecast(products, series, number, facts)))
         return outputs
 
     # -- upstream ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The champion of demand: the seasonal forecast, or the sequence model that was promoted over it."""
+"""The models of demand: the seasonal forecast, or the sequence model promoted over it, and one in shadow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.buckets import SEASON
 from models.seasonal import QUANTILES
 from models.seasonal import forecast as seasonal_forecast
 from models.seasonal import kept_buckets as kept_buckets
-from models.sequence import History, SequenceForecaster
+from models.sequence import SEQUENCE, History, SequenceForecaster
 from schemas.outputs import Announcement
 from streams.settings import Settings
 from streams.topologies.calendar import Calendar
@@ -35,61 +35,98 @@ class Forecast:
     levels: Sequence[float] = QUANTILES
 
 
-class Champion:
-    """The model that demand predictions come from, swapped between batches."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    version: str
+    forecaster: SequenceForecaster
+
+
+class DemandModels:
+    """The champion that demand predictions come from, and the version in its shadow; both are swapped between batches.
+
+    A version in shadow forecasts beside the champion until another takes its place, or a champion as new as it serves
+    (versions sort by when their training began).
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._sequence: SequenceForecaster | None = None
-        self._version = ""
+        self._champion: _Loaded | None = None
+        self._shadow: _Loaded | None = None
         self.calendar = Calendar(settings.demand.bucket, settings.shop.timezone)
 
     @property
-    def name(self) -> str:
-        """Name and version, for status."""
-        return f"sequence:{self._version}" if self._sequence is not None else f"{SEASONAL}:{SEASONAL_VERSION}"
+    def champion(self) -> str:
+        """Name and version of the champion, for status."""
+        return f"{SEQUENCE}:{self._champion.version}" if self._champion else f"{SEASONAL}:{SEASONAL_VERSION}"
+
+    @property
+    def shadow(self) -> str | None:
+        """Version that forecasts in shadow now, if any."""
+        shadow, champion = self._shadow, self._champion
+        if shadow is None or (champion is not None and champion.version >= shadow.version):
+            return None
+        return shadow.version
 
     def announce(self, announcement: Announcement) -> bool:
-        """Take an announcement of `demand`; says whether the champion changed.
+        """Take an announcement of `demand`; says whether a model changed.
 
-        A version that cannot be loaded (signature, shape, another bucket) is refused with a log line: the one that
-        serves goes on.
+        A version that cannot be loaded (signature, shape, another bucket) is refused with a log line: what serves goes
+        on.
         """
-        if announcement.role != "champion":
+        known = self._champion if announcement.role == "champion" else self._shadow
+        if (known.version if known else None) == announcement.version:
             return False
-        if announcement.name == SEASONAL:
-            changed, self._sequence, self._version = self._sequence is not None, None, ""
-            return changed
-        if announcement.version == self._version:
-            return False
+        loaded = None
+        if announcement.name != SEASONAL:
+            loaded = self._load(announcement)
+            if loaded is None:
+                return False
+        if announcement.role == "champion":
+            self._champion = loaded
+        else:
+            self._shadow = loaded
+        return loaded is not known
+
+    def _load(self, announcement: Announcement) -> _Loaded | None:
         from models.registry import RegistryError
         from streams.serving import load_announced
 
         try:
-            loaded = load_announced(announcement, self._settings)
+            return _Loaded(announcement.version, load_announced(announcement, self._settings))
         except (RegistryError, OSError, ValueError) as error:
-            _LOG.error("demand champion %s cannot be served: %s; %s goes on", announcement.version, error, self.name)
-            return False
-        self._sequence, self._version = loaded, announcement.version
-        return True
+            said = f"{announcement.role} {announcement.version}"
+            _LOG.error("demand %s cannot be served: %s; %s goes on", said, error, self.champion)
+            return None
 
     def forecast(self, products: Sequence[str], series: Sequence[Series], number: int, facts: Facts) -> list[Forecast]:
-        """Forecast the buckets after `number` of each product."""
-        horizon = self._settings.demand.horizon
-        sequence = self._sequence
-        if sequence is not None and sequence.spec.horizon >= horizon:
-            histories = [self._history(sequence, p, s, number, facts) for p, s in zip(products, series, strict=True)]
-            mean, quantiles = sequence.forecast(histories)
-            return [
-                Forecast("sequence", self._version, m[:horizon].tolist(), q[:horizon].tolist(), sequence.spec.quantiles)
-                for m, q in zip(mean, quantiles, strict=True)
-            ]
-        season = SEASON[self._settings.demand.bucket]
+        """Forecast the buckets after `number` of each product, by the champion."""
+        if self._champion is not None:
+            return self._sequence(self._champion, products, series, number, facts)
+        season, horizon = SEASON[self._settings.demand.bucket], self._settings.demand.horizon
         found = []
         for one in series:
             result = seasonal_forecast(one.quantities(), season, horizon)
             found.append(Forecast(SEASONAL, SEASONAL_VERSION, result.mean.tolist(), result.quantiles.tolist()))
         return found
+
+    def shadow_forecast(
+        self, products: Sequence[str], series: Sequence[Series], number: int, facts: Facts
+    ) -> list[Forecast]:
+        """Forecast the same by the version in shadow; nothing where there is none."""
+        if self._shadow is None or self.shadow is None:
+            return []
+        return self._sequence(self._shadow, products, series, number, facts)
+
+    def _sequence(
+        self, model: _Loaded, products: Sequence[str], series: Sequence[Series], number: int, facts: Facts
+    ) -> list[Forecast]:
+        forecaster, steps = model.forecaster, self._settings.demand.horizon
+        histories = [self._history(forecaster, p, s, number, facts) for p, s in zip(products, series, strict=True)]
+        mean, quantiles = forecaster.forecast(histories)
+        return [
+            Forecast(SEQUENCE, model.version, m[:steps].tolist(), q[:steps].tolist(), forecaster.spec.quantiles)
+            for m, q in zip(mean, quantiles, strict=True)
+        ]
 
     def _history(
         self, sequence: SequenceForecaster, product: str, series: Series, number: int, facts: Facts

@@ -22,7 +22,7 @@ from schemas.outputs import encode_demand, encode_history, encode_purchase
 from streams import kafka as edge
 from streams.children import free_port
 from streams.embedded import EmbeddedServers
-from streams.records import CLICKSTREAM, HISTORY, MARKER_HEADER, ORDERS, PREDICTIONS, STATUS
+from streams.records import CLICKSTREAM, HISTORY, MARKER_HEADER, ORDERS, PREDICTIONS, SHADOW, STATUS
 from streams.settings import KafkaSettings, Settings
 from streams.topics import create
 
@@ -139,22 +139,23 @@ def _fill(settings: Settings) -> dict[str, tuple[float, bool]]:
             order = {"event_id": user, "order_id": user, "status": "paid", "time": at, "user_id": user}
             plain.produce(prefix + ORDERS, json.dumps({**order, "lines": [{"product_id": "p"}]}), key=user)
     starts = [_T0 + day * 24 * _HOUR for day in (1, 2)]
-    forecast = encode_demand(
-        id="p|demand|0",
-        subject="p",
-        as_of=starts[0],
-        produced_at=_T0,
-        model_name="seasonal",
-        model_version="1",
-        horizon_s=2 * 86_400,
-        revision=0,
-        bucket="D",
-        starts=starts,
-        mean=[8.0, 8.0],
-        quantiles=[[5.0, 12.0]] * 2,
-        levels=[0.1, 0.9],
-    )
-    transactional.produce(prefix + PREDICTIONS, forecast, key="p")
+    for topic, model, mean in ((PREDICTIONS, "seasonal", 8.0), (SHADOW, "sequence", 9.0)):
+        forecast = encode_demand(
+            id="p|demand|0",
+            subject="p",
+            as_of=starts[0],
+            produced_at=_T0,
+            model_name=model,
+            model_version="1",
+            horizon_s=2 * 86_400,
+            revision=0,
+            bucket="D",
+            starts=starts,
+            mean=[mean, mean],
+            quantiles=[[5.0, 12.0]] * 2,
+            levels=[0.1, 0.9],
+        )
+        transactional.produce(prefix + topic, forecast, key="p")
     transactional.produce(prefix + HISTORY, _bucket(starts[0], 10), key=f"p|{starts[0]}")
     transactional.commit_transaction(30)
     transactional.begin_transaction()
@@ -217,7 +218,7 @@ def test_the_whole_worker(
     def judged() -> Any:
         quality = worker.overview().get("control", {}).get("quality", {})
         model = quality.get("purchase", {}).get("purchase", {})
-        return quality if model.get("judged", 0) >= _USERS and quality["demand"] else None
+        return quality if model.get("judged", 0) >= _USERS and quality["demand"] and quality["shadow"] else None
 
     quality = worker.until("quality", judged)
     figures = quality["purchase"]["purchase"]
@@ -227,6 +228,8 @@ def test_the_whole_worker(
     assert figures["positives"] == sum(bought for _, bought in truth.values())
     assert quality["demand"]["seasonal"]["wape"] == pytest.approx(0.2)
     assert quality["demand"]["seasonal"]["coverage_80"] == 1.0
+    assert (list(quality["demand"]), list(quality["shadow"])) == (["seasonal"], ["sequence"])
+    assert quality["shadow"]["sequence"]["wape"] == pytest.approx(0.1)
     assert quality["pending"]["demand"] == 1
 
     heard = worker.until("a published status", lambda: worker.overview().get("workers"))

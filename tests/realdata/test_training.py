@@ -26,6 +26,7 @@ import pytest
 from models.buckets import bucket_start
 from models.promotion import backtest
 from models.registry import Card, Registry
+from models.sequence import SEQUENCE
 from models.training import TrainConfig, spec_for, train
 from models.windows import Panel
 from schemas.outputs import DemandPrediction, decode_prediction
@@ -35,7 +36,6 @@ from streams.records import PREDICTIONS
 from streams.resetting import Place, inspect
 from streams.roles import wall_ms
 from streams.runtime.tables import Tables
-from streams.serving import SEQUENCE
 from streams.settings import Settings
 from streams.topics import create
 from streams.train import read_history, register

@@ -252,7 +252,7 @@ def test_the_asyncapi_document_points_nowhere_but_into_itself() -> None:
     addresses = {channel["address"] for channel in document["channels"].values()}
     assert addresses >= {"clickstream", "orders", "catalog", "plan", "predictions"}
     assert {one.removeprefix("tidecast.") for one in addresses if one.startswith("tidecast.")} == {
-        *("activity", "examples", "history", "models", "deadletters")
+        *("activity", "examples", "shadow", "history", "models", "deadletters")
     }
 
     def walk(value: Any) -> None:
