@@ -20,6 +20,7 @@ from streams.control.broker import broker_options
 from streams.control.control import Control
 from streams.control.facts import Batch
 from streams.control.page import render
+from streams.control.resting import resting_consumer
 from streams.control.workers import Status, status_key
 from streams.records import STATUS
 
@@ -53,8 +54,14 @@ class ControlApp:
             # With web_enabled=False Faust binds its port all the same; this is what leaves it out.
             enable_web = web_port >= 0
 
+        rest_s = settings.kafka.rest_at_end_ms / 1_000
+
         class App(_App):
-            pass
+            def _new_transport(self) -> Any:
+                transport = super()._new_transport()
+                if rest_s:
+                    transport.Consumer = resting_consumer(rest_s)
+                return transport
 
         App.BootStrategy = Boot
         identity = f"{prefix}tidecast.control.{settings.runtime.worker_id}"

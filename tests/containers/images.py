@@ -51,6 +51,8 @@ def environment() -> dict[str, str]:
         "PYTHON_BUILD_IMAGE": PYTHON,
         "TIDECAST_IMAGE": TIDECAST,
         "TIDECAST_TRAIN_IMAGE": TRAIN,
+        "TRAIN_TARGET": "train" if WITH_TORCH else "worker",
+        "TORCH_BUILD_IMAGE": TORCH if WITH_TORCH else BASE,
     }
 
 

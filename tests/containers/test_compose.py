@@ -23,6 +23,8 @@ from tests.containers.images import WITH_TORCH, environment
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1_800)]
 _ROOT = Path(__file__).parents[2]
 _PROJECT = "tidecast-test"
+UP = "up --build --detach"
+"""How the README brings it up."""
 WORKERS = ("score", "demand", "learn", "control")
 _DAY_MS = 86_400_000
 
@@ -89,7 +91,7 @@ def compose() -> Iterator[Compose]:
     project = Compose()
     project("down", "--volumes", "--remove-orphans")  # of a run that was killed
     try:
-        project("up", "--detach", "--no-build")
+        project(*UP.split())
         project.wait_healthy("kafka", "redis", *WORKERS)
         yield project
     finally:
