@@ -32,7 +32,8 @@ from models.windows import Panel
 from schemas.outputs import DemandPrediction, decode_prediction
 from streams.announcing import DEMAND, SEASONAL, promote, rollback
 from streams.embedded import EmbeddedServers
-from streams.records import PREDICTIONS
+from streams.kafka import read_to_end
+from streams.records import PREDICTIONS, SHADOW, Record
 from streams.resetting import Place, inspect
 from streams.roles import wall_ms
 from streams.runtime.tables import Tables
@@ -149,6 +150,7 @@ def test_trained_by_the_schedule_killed_resumed_and_swapped(shop: Shop, source: 
         stop(shop, roles)
         wait_until(said.ended, "the end of the predictions")
         tell(each_forecast_once(said, sold, card))
+        tell(the_shadow(shop, said, card))
     finally:
         said.close()
 
@@ -340,6 +342,24 @@ def each_forecast_once(said: Said, sold: Sold, card: Card) -> str:
         assert [model for model, _ in found] == [served[n % 2] for n in range(SWAPS + 1)], (partition, found)
     told = "; ".join(f"task {partition}: {found}" for partition, found in sorted(runs.items()))
     return f"{ids.total()} forecasts, none lost, none doubled, {SWAPS} swaps in flight: {told}"
+
+
+def the_shadow(shop: Shop, said: Said, card: Card) -> str:
+    """Check what the version said in shadow: nothing while it served, else what the champion was asked, each once."""
+    found: list[str] = []
+
+    def take(record: Record) -> None:
+        one = decode_prediction(record.value or b"")
+        assert isinstance(one, DemandPrediction)
+        assert (one.model.name, one.model.version) == (SEQUENCE, card.version)
+        found.append(one.id.replace("|shadow|", "|demand|"))
+
+    read_to_end(shop.settings(), [SHADOW], take)
+    by_seasonal = {name for told in said.forecasts.values() for name, model in told if model == ":".join(SEASONAL)}
+    assert len(found) == len(set(found))
+    assert set(found) <= by_seasonal
+    assert bool(found) == (card.decision == "shadow")
+    return f"{len(found)} forecasts in shadow"
 
 
 # -- the files ----------------------------------------------------------------------------------------------------
