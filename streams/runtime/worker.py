@@ -21,6 +21,7 @@ from streams.records import MARKER_HEADER, Input, Output, Record
 from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
+from streams.runtime.pace import Pace
 from streams.runtime.tables import Tables
 from streams.runtime.task import Batch, Task, dead_letter
 from streams.settings import Settings
@@ -68,6 +69,9 @@ class Worker:
         self._marked: dict[Input, int] = {}
         self._waited_for: dict[Input, float] = {}
         self._marks_looked_at = 0.0
+        # Behind the door a message carries a whole batch of events.
+        most = settings.runtime.batch_max_events
+        self._pace = Pace(most, most) if stage.guarded else Pace(max(10, most // 20), 1)
         self._held: set[Input] = set()
         self._generation = 0
         self._checkpointed = 0.0
@@ -258,11 +262,8 @@ class Worker:
 
     def _take(self) -> list[tuple[Task, Batch]]:
         batches = []
-        # Behind the door a message carries a whole batch of events.
-        limit = self._settings.runtime.batch_max_events
-        limit = limit if self._stage.guarded else max(10, limit // 20)
         for task in self._tasks.values():
-            batch = task.take(limit)
+            batch = task.take(self._pace.records)
             if batch is not None:
                 if batch.silent:
                     hooks.reach("during_recovery")
@@ -287,7 +288,7 @@ class Worker:
                     if self._stopping:
                         self._drop()
                         raise _Dropped from error
-        now_ms = self._wall_ms()
+        now_ms, fetched = self._wall_ms(), time.perf_counter()
         outputs: list[Output] = []
         live: list[Task] = []
         for task, batch in batches:
@@ -299,7 +300,9 @@ class Worker:
         if live:
             self._commit(live, outputs)
         self._in_round = False
-        self._telemetry.batch_seconds.observe(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self._pace.took(ended - fetched)
+        self._telemetry.batch_seconds.observe(ended - started)
 
     def _fetch(self, task: Task, batch: Batch) -> None:
         keys = task.missing(batch)
