@@ -28,6 +28,8 @@ class AnnouncementLost(TidecastError):
 class VersionRefused(TidecastError):
     """The registry refused a version: it is missing, was changed, or has no valid signature."""
 
+    exit_code = 2
+
 
 def promote(settings: Settings, version: str, now_ms: int) -> Card:
     """Verify a version and make it champion. Raises VersionRefused or AnnouncementLost."""

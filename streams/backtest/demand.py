@@ -16,6 +16,7 @@ from models.sequence import SEQUENCE
 from models.training import Progress as TrainingProgress
 from models.windows import Panel
 from streams.backtest.closing import ClosedBuckets, Level
+from streams.backtest.feed import share_read
 from streams.backtest.files import CsvRows, csv_file, make_folder, write_json
 from streams.backtest.forecasters import (
     SEASONAL,
@@ -35,8 +36,6 @@ from streams.settings import Settings
 from streams.sources import Source
 
 CHAMPION = "champion"
-# Files are read ahead: all is done only when the last event was.
-_NEARLY = 0.999
 HEADER = ("key", "origin", "step", "target_start", "model", "mean", *(f"q{level:g}" for level in LEVELS))
 _DRAWN = 6
 _PAST_DRAWN = 3
@@ -121,7 +120,7 @@ def _feed(source: Source, buckets: ClosedBuckets, origins: Sequence[Origin], wat
         while event.topic != "plan" and len(positions) < len(origins) and event.time_ms >= origins[len(positions)].time:
             positions.append(buckets.reach(origins[len(positions)].time))
         if buckets.put(event.topic, event.key, event.value):  # type: ignore[arg-type]  # `events` has no Unreadable
-            watching.fed(feed.events, feed.time or 0, min(source.progress(), _NEARLY))
+            watching.fed(feed.events, feed.time or 0, share_read(source))
     end = buckets.day_end()
     if end is not None:
         for origin in origins[len(positions) :]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from schemas.codec import Catalog, Click, Order, Plan, encode_event
 from streams.driver import TopologyDriver
 from streams.records import CLICKSTREAM, ORDERS
+from streams.sources import Source
 
 Event = Click | Order | Catalog | Plan
 
@@ -52,3 +53,8 @@ class Feed:
             for task in driver.tasks(stage):
                 task.trim(driver.settings.runtime.cache_max_rows)
         self._held = 0
+
+
+def share_read(source: Source) -> float:
+    """Return the share of a source's files that was read, below 1: files are read ahead of the events at work."""
+    return min(source.progress(), 0.999)

@@ -12,7 +12,7 @@ from typing import Any
 from schemas.codec import Click
 from schemas.internal import decode_examples
 from schemas.outputs import PurchasePrediction, decode_dead_letter, decode_prediction
-from streams.backtest.feed import Feed
+from streams.backtest.feed import Feed, share_read
 from streams.backtest.files import CsvRows, csv_file, make_folder, stamp, write_json
 from streams.backtest.promises import Promise, Promises
 from streams.backtest.quiet import quiet_demand_stage
@@ -27,8 +27,6 @@ from streams.sources import Source
 from streams.topologies.learn import LearnStage
 from streams.topologies.score import ScoreStage
 
-# Files are read ahead: all is done only when the last event was.
-_NEARLY = 0.999
 HEADER = ("session_id", "user_id", "event_index", "as_of", "horizon", "probability", "label", "model")
 CHAMPION = "champion"
 BASE_RATE = "base_rate"
@@ -68,7 +66,7 @@ def backtest_purchase(
         run = _Run(_settings(settings, source, horizon_s), from_ms, rows, chunk_events)
         for event in source.events():
             if run.put(event.topic, event.key, event.value):
-                report(Progress(run.feed.events, run.feed.time or 0, min(source.progress(), _NEARLY)))
+                report(Progress(run.feed.events, run.feed.time or 0, share_read(source)))
         run.close()
     seconds = time.perf_counter() - started
     report(Progress(run.feed.events, run.feed.time or 0, 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 from streams.cli.app import app
@@ -21,6 +22,9 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read standard output has enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        sys.stderr.write(f"tidecast: {error.strerror or error}; check the address, and that something answers there\n")
         sys.exit(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

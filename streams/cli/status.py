@@ -27,10 +27,15 @@ def status(
 ) -> None:
     """Show the latest status of every worker.
 
-    With --url the workers themselves are asked; without, the topic that the control worker writes them to.
+    With --url the workers themselves are asked, and exit code 1 says that none is ready; without, the topic that the
+    control worker writes them to.
     """
+    from streams.errors import ConfigurationError
     from streams.settings import load_settings
 
+    for address in url or ():
+        if not address.startswith(("http://", "https://")):
+            raise ConfigurationError(f"--url {address!r}: must look like http://127.0.0.1:8080; workers log theirs")
     found = _ask(url) if url else _published(load_settings())
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -44,6 +49,8 @@ def status(
                 console.print(f"{name}: {line}", markup=False, highlight=False, soft_wrap=True)
     else:
         typer.echo("no status was published lately; is the control worker running? Or ask workers by --url", err=True)
+        raise typer.Exit(1)
+    if url and not any(one.get("ready") for one in found.values()):
         raise typer.Exit(1)
 
 
