@@ -6,8 +6,8 @@ so that what they revise is the same however far the upstream tasks are apart.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterable, Mapping
+from heapq import heappop, heappush
 
 import msgspec
 
@@ -34,7 +34,9 @@ class WaitingChanges:
     """
 
     def __init__(self) -> None:
-        self._rows: list[tuple[_Order, int, ActivityRow]] = []
+        self._rows: list[tuple[_Order, int, int, ActivityRow]] = []
+        """A heap; among equals, what came first is first."""
+        self._added = 0
         self._dirty: set[int] = set()
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
@@ -42,43 +44,44 @@ class WaitingChanges:
         for key, row in rows.items():
             if row is not None and key.startswith(PREFIX):
                 for one in _decode(row):
-                    insort(self._rows, (_order(one), int(key[len(PREFIX) :]), one), key=_first)
+                    self._push(int(key[len(PREFIX) :]), one)
 
     def add(self, shard: int, row: ActivityRow) -> None:
         """Let a row wait."""
-        insort(self._rows, (_order(row), shard, row), key=_first)
+        self._push(shard, row)
         self._dirty.add(shard)
+
+    def _push(self, shard: int, row: ActivityRow) -> None:
+        heappush(self._rows, (_order(row), self._added, shard, row))
+        self._added += 1
 
     def next_at(self) -> int | None:
         """When the first of them was said."""
-        return self._rows[0][2].at if self._rows else None
+        return self._rows[0][3].at if self._rows else None
 
     def due(self, watermark: int) -> bool:
         """Say whether the first of them is before `watermark`: nothing older can still come."""
-        return bool(self._rows) and self._rows[0][2].at < watermark
+        return bool(self._rows) and self._rows[0][3].at < watermark
 
     def pop(self) -> tuple[int, ActivityRow]:
         """Take the first: its shard and itself."""
-        _, shard, row = self._rows.pop(0)
+        _, _, shard, row = heappop(self._rows)
         self._dirty.add(shard)
         return shard, row
 
     def products(self) -> Iterable[str]:
         """Return the products that changes wait for."""
-        return (row.product_id for _, _, row in self._rows)
+        return (row.product_id for _, _, _, row in self._rows)
 
     def drain(self) -> Rows:
         """Return the shards that changed since the last drain."""
         held: dict[int, list[ActivityRow]] = {shard: [] for shard in sorted(self._dirty)}
-        for _, shard, row in self._rows:
-            if shard in held:
-                held[shard].append(row)
+        if held:
+            for _, _, shard, row in sorted(self._rows):
+                if shard in held:
+                    held[shard].append(row)
         self._dirty.clear()
         return {f"{PREFIX}{shard}": _encode(rows) if rows else None for shard, rows in held.items()}
-
-
-def _first(entry: tuple[_Order, int, ActivityRow]) -> _Order:
-    return entry[0]
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -12,7 +12,8 @@ _LINES_KEPT = 100
 
 
 class Bought(msgspec.Struct, array_like=True):
-    """One line of an order; `left` is the quantity neither returned nor cancelled, `time` event time in ms."""
+    """One line of an order; `left` is the quantity neither returned nor cancelled, `value_minor` what was paid for it,
+    `time` event time in ms."""
 
     order_id: str
     product_id: str
@@ -31,8 +32,12 @@ class OrderBook(msgspec.Struct):
     >>> order = Order(event_id="1", order_id="a", status="placed", time=10, lines=(line,))
     >>> [bought.left for bought in book.purchase(order)], book.purchase(order)  # paid after placed: no second purchase
     ([2], [])
-    >>> book.give_back(Order("2", "b", "returned", 20, (OrderLine("p", quantity=1),)), "p", 1).left
-    1
+    >>> one = OrderLine("p", quantity=1)
+    >>> back = book.give_back(Order("2", "b", "returned", 20, (one,)), one)
+    >>> back.time, back.left, back.value_minor  # one of two came back
+    (10, 1, 500)
+    >>> [(line.left, line.value_minor) for line in book.cancel(order)]  # the other one is cancelled
+    [(1, 500)]
     """
 
     lines: list[Bought] = []
@@ -66,22 +71,26 @@ class OrderBook(msgspec.Struct):
         undone = [line for line in self.lines if line.order_id == order.order_id and line.left > 0]
         cancelled = [msgspec.structs.replace(line) for line in undone]
         for line in undone:
-            line.left = 0
+            line.left = line.value_minor = 0
         return cancelled
 
-    def give_back(self, order: Order, product_id: str, quantity: int) -> Bought | None:
-        """Match a return: by its order, else by the latest purchase of the product with enough left.
+    def give_back(self, order: Order, returned: OrderLine) -> Bought | None:
+        """Match a returned line: by its order, else by the latest purchase of the product with enough left.
 
-        Returns the purchase (its quantity already reduced), None where nothing matches.
+        Returns what of the purchase comes back, None where nothing matches. Its value is what the return says, else its
+        share of what was paid, and never more than that.
         """
-        candidates = [line for line in self.lines if line.product_id == product_id and line.left >= quantity]
-        same_order = [line for line in candidates if line.order_id == order.order_id]
-        chosen: Sequence[Bought] = same_order or candidates
+        fitting = [b for b in self.lines if b.product_id == returned.product_id and b.left >= returned.quantity]
+        same_order = [bought for bought in fitting if bought.order_id == order.order_id]
+        chosen: Sequence[Bought] = same_order or fitting
         if not chosen:
             return None
         line = max(chosen, key=lambda bought: bought.time)
-        line.left -= quantity
-        return line
+        share = line.value_minor * returned.quantity // line.left
+        value = min(line_value(returned) or share, line.value_minor)
+        line.left -= returned.quantity
+        line.value_minor -= value
+        return msgspec.structs.replace(line, left=returned.quantity, value_minor=value)
 
     def pack(self, touched: int) -> bytes:
         """Return the row: event time last touched, then msgpack."""

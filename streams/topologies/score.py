@@ -210,6 +210,7 @@ class _ScoreState:
                 users.append(key[2:])
             else:
                 self._books.pop(key[2:], None)
+                self._touched.pop(key[2:], None)
         self._features.forget(users)
 
     def trim(self, limit: int) -> None:
@@ -321,14 +322,14 @@ class _ScoreState:
                 said.outcomes.append(Outcome("cancel", order.user_id, order.order_id, order.time))
         else:
             for returned in order.lines:
-                match = book.give_back(order, returned.product_id, returned.quantity)
-                step.count("returns_matched" if match else "returns_unmatched")
-                given = Bought(
+                given = book.give_back(order, returned)
+                step.count("returns_matched" if given else "returns_unmatched")
+                given = given or Bought(
                     order.order_id,
                     returned.product_id,
                     returned.category_id,
                     returned.quantity,
-                    match.time if match else 0,
+                    0,
                     line_value(returned),
                     returned.unit_price if returned.unit_price is not None else -1,
                 )

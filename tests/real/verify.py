@@ -101,10 +101,12 @@ def events_of(item: Click | Order, book: OrderBook) -> list[Event]:
         return [event(7, line.product_id, line.left, line.value_minor, line.price, line.time) for line in undone]
     found = []
     for line in item.lines:
-        match = book.give_back(item, line.product_id, line.quantity)
-        price = -1 if line.unit_price is None else line.unit_price
-        undo = match.time if match else 0
-        found.append(event(6, line.product_id, line.quantity, line_value(line), price, undo))
+        back = book.give_back(item, line)
+        if back:
+            found.append(event(6, line.product_id, line.quantity, back.value_minor, back.price, back.time))
+        else:
+            price = -1 if line.unit_price is None else line.unit_price
+            found.append(event(6, line.product_id, line.quantity, line_value(line), price))
     return found
 
 
