@@ -35,7 +35,8 @@ class LinearModel:
     """A logistic regression as data.
 
     `mean`, `scale` and `weights` hold one float64 per feature, in the order of `features`, and apply after the signed
-    logarithm. A scale of 0 (a feature that never varied) mutes its feature.
+    logarithm. A scale of 0 (a feature that never varied) mutes its feature. `horizon_ms` says what was learnt: a
+    purchase within so many milliseconds (None: of whatever is asked).
 
     >>> model = LinearModel("purchase", "7", ("clicks",), "abc", mean=[0.0], scale=[1.0], weights=[2.0], intercept=-1.0)
     >>> model.predict(np.array([[0.0], [math.e - 1]])).round(3).tolist()
@@ -54,6 +55,7 @@ class LinearModel:
     intercept: float
     clip: float = CLIP
     transform: str = _TRANSFORM
+    horizon_ms: int | None = None
     _inverse: Vector = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,8 @@ class LinearModel:
             put(self, key, _floats(f"{place}: {key}", getattr(self, key), len(self.features)))
         for key in ("intercept", "clip"):
             put(self, key, float(_floats(f"{place}: {key}", [getattr(self, key)], 1)[0]))
+        if self.horizon_ms is not None and (type(self.horizon_ms) is not int or self.horizon_ms <= 0):
+            raise ModelDataError(f"{place}: horizon_ms {self.horizon_ms!r}; a positive number of milliseconds expected")
         if self.clip <= 0 or (self.scale < 0).any():
             raise ModelDataError(f"{place}: clip must be positive and no scale negative; publish the model again")
         inverse = np.divide(1.0, self.scale, out=np.zeros_like(self.scale), where=self.scale > 0)
@@ -96,6 +100,7 @@ class LinearModel:
             "scale": self.scale.tolist(),
             "weights": self.weights.tolist(),
             "intercept": self.intercept,
+            "horizon_ms": self.horizon_ms,
         }
 
     @classmethod
@@ -113,6 +118,7 @@ class LinearModel:
                 scale=params["scale"],
                 weights=params["weights"],
                 intercept=params["intercept"],
+                horizon_ms=params["horizon_ms"],
             )
         except KeyError as error:
             raise ModelDataError(f"linear model: {error.args[0]!r} is missing; publish the model again") from error

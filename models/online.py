@@ -11,9 +11,10 @@ example later is scored; learnt again it is only if it was bought after all, as 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
@@ -159,9 +160,9 @@ class PurchaseLearner:
         """Return the model as of now; the prior before anything was learnt."""
         if not self.progress.learnt:
             return prior(self.features, self.schema_hash, PRIOR_PROBABILITY)
-        return LinearModel(
+        model = LinearModel(
             name=MODEL,
-            version=f"{self.progress.learnt:012d}",
+            version="",
             features=self.features,
             schema_hash=self.schema_hash,
             mean=self._scaler.mean,
@@ -169,7 +170,11 @@ class PurchaseLearner:
             weights=np.array(self._weights()),
             intercept=self._regression.intercept,
             clip=CLIP,
+            horizon_ms=self._clock_settings[0],
         )
+        # Sorted by how much was learnt; and another log, or other settings, never make another model of the same name.
+        digest = hashlib.sha256(msgspec.json.encode(model.to_params())).hexdigest()[:8]
+        return replace(model, version=f"{self.progress.learnt:012d}-{digest}")
 
     def snapshot(self) -> Snapshot:
         """Return the model as of now with its figures."""

@@ -175,7 +175,8 @@ class Worker:
 
     def _poll(self) -> None:
         self._rest.wake({(self._prefix + input_.topic, input_.partition) for input_ in self._held})
-        wait = 0.0 if any(task.can_take() for task in self._tasks.values()) else self._rest.wait_s(0.05)
+        busy = self._stage.lacks() is None and any(task.can_take() for task in self._tasks.values())
+        wait = 0.0 if busy else self._rest.wait_s(0.05)
         messages = kafka.take(self._consumer, 1_000, wait)
         now = time.monotonic()
         for message in messages:
@@ -261,6 +262,9 @@ class Worker:
         self._unreadable.clear()
 
     def _take(self) -> list[tuple[Task, Batch]]:
+        if self._stage.lacks() is not None:
+            self._hold_back()
+            return []
         batches = []
         for task in self._tasks.values():
             batch = task.take(self._pace.records)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from features.engine import ScoreFeatures
 from models.online import STATE_FORMAT, PurchaseLearner, Snapshot
 from schemas.codec import DecodeError
@@ -23,7 +25,7 @@ from streams.topologies.stage import State, Step
 _PARAMETERS = "model"
 _FOREVER_MS = 100 * 366 * 86_400_000
 _KEPT = 100
-"""So many versions can be pinned beside the latest; the pinned one stays for as long as it is pinned."""
+"""So many versions can be pinned beside the latest; the one pinned in the settings of this role stays."""
 
 
 class LearnStage:
@@ -78,6 +80,8 @@ class _LearnState:
         self._stage = stage
         self._positions: dict[int, int] = {}
         self._changed = False
+        self._pinnable: list[str] = []
+        """Versions that stand under keys of their own, oldest first."""
         self._learner = PurchaseLearner(
             stage.feature_names,
             stage.schema_hash,
@@ -114,7 +118,7 @@ class _LearnState:
             partition = entry.record.input.partition
             for snapshot in self._learner.feed(partition, entry.offset, batch):
                 step.count("models_published")
-                outputs.extend(_announce(snapshot, self._stage, step.now_ms))
+                outputs.extend(self._announce(snapshot, step.now_ms))
             self._positions[partition] = entry.offset + 1
         self._changed = self._changed or bool(entries)
         return outputs
@@ -133,10 +137,10 @@ class _LearnState:
         return
 
     def extra(self) -> bytes:
-        return b""
+        return msgspec.msgpack.encode(self._pinnable)
 
     def restore(self, extra: bytes) -> None:
-        return
+        self._pinnable = msgspec.msgpack.decode(extra, type=list[str])
 
     def floor(self) -> Mapping[Input, int] | None:
         floors = self._learner.clock.floor()
@@ -145,35 +149,35 @@ class _LearnState:
             for number, position in self._positions.items()
         }
 
-
-def _announce(snapshot: Snapshot, stage: LearnStage, now_ms: int) -> list[Output]:
-    """Say a version twice: the latest replaces the one before, the other stays readable for who pins it."""
-    model = snapshot.model
-    value = encode_announcement(
-        model="purchase",
-        role="champion",
-        name=model.name,
-        version=model.version,
-        params=model.to_params(),
-        path=None,
-        sha256=None,
-        schema_hash=stage.schema_hash,
-        published_at=now_ms,
-        metrics=snapshot.metrics,
-    )
-    pinnable = pinned_key(f"{model.name}:{model.version}")
-    outputs = [Output(MODELS, b"purchase/champion", value), Output(MODELS, pinnable, value)]
-    old = int(model.version) - _KEPT * stage.settings.learn.publish_every
-    dropped = f"{model.name}:{old:012d}"
-    if old > 0 and dropped != stage.settings.score.model_pin:
-        outputs.append(Output(MODELS, pinned_key(dropped), None))
-    return outputs
+    def _announce(self, snapshot: Snapshot, now_ms: int) -> list[Output]:
+        """Say a version twice: the latest replaces the one before, the other stays readable for who pins it."""
+        model = snapshot.model
+        value = encode_announcement(
+            model="purchase",
+            role="champion",
+            name=model.name,
+            version=model.version,
+            params=model.to_params(),
+            path=None,
+            sha256=None,
+            schema_hash=self._stage.schema_hash,
+            published_at=now_ms,
+            metrics=snapshot.metrics,
+        )
+        pin = f"{model.name}:{model.version}"
+        outputs = [Output(MODELS, b"purchase/champion", value), Output(MODELS, pinned_key(pin), value)]
+        self._pinnable.append(pin)
+        for dropped in self._pinnable[:-_KEPT]:
+            if dropped != self._stage.settings.score.model_pin:
+                outputs.append(Output(MODELS, pinned_key(dropped), None))
+        del self._pinnable[:-_KEPT]
+        return outputs
 
 
 def pinned_key(pin: str) -> bytes:
     """Return the key under which a version (name:version) stays in the compacted models topic.
 
-    >>> pinned_key("river-logistic:000000001000")
-    b'purchase/river-logistic:000000001000'
+    >>> pinned_key("purchase:000000001000-1f2e3d4c")
+    b'purchase/purchase:000000001000-1f2e3d4c'
     """
     return f"purchase/{pin}".encode()

@@ -16,7 +16,7 @@ import numpy as np
 
 from features.columns import EventColumns
 from features.engine import ScoreFeatures
-from models.linear import LinearModel, prior
+from models.linear import LinearModel, ModelDataError, prior
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_order
 from schemas.internal import (
     CLICK_KINDS,
@@ -94,7 +94,7 @@ class ScoreStage:
         return item.time, item.event_id
 
     def on_table(self, record: Record) -> bool:
-        """Swap the model when a newer champion for this feature schema is announced."""
+        """Swap the model when a newer champion for these features and this horizon is announced. Raises DecodeError."""
         pin = self.settings.score.model_pin
         # A pinned version has a key of its own: under the champion's, a newer one replaces it.
         names = ("champion",) if pin is None else ("champion", pin)
@@ -105,13 +105,21 @@ class ScoreStage:
             return False
         if pin is not None and f"{announced.name}:{announced.version}" != pin:
             return False
-        self.model = LinearModel.from_params(announced.params)
+        try:
+            model = LinearModel.from_params(announced.params)
+        except ModelDataError as error:
+            raise DecodeError("invalid", str(error)) from error
+        asked = self.settings.score.horizon_s * 1_000
+        if model.horizon_ms not in (None, asked) or model.features != self.feature_names:
+            # Of other settings: the learner, given the same, soon has another one.
+            return False
+        self.model = model
         return True
 
     def lacks(self) -> str | None:
-        """Name the pinned model where it was not found: until then the prior is served."""
+        """Name the pinned model where it was not found: nothing is predicted by another one."""
         pin, serves = self.settings.score.model_pin, f"{self.model.name}:{self.model.version}"
-        return None if pin in (None, serves) else f"the pinned model {pin} is not in {MODELS}; {serves} serves"
+        return None if pin in (None, serves) else f"the pinned model {pin} is not in {MODELS}: pin another, or none"
 
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of a task."""

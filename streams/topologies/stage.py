@@ -175,7 +175,7 @@ class Stage(Protocol):
         ...
 
     def lacks(self) -> str | None:
-        """Say what it was told to serve and does not have, for readiness; None where nothing is missing."""
+        """Say what it was told to serve and does not have, if anything; while it has not, nothing is taken."""
         ...
 
     def open(self, partition: int, tasks: int) -> State:

@@ -35,11 +35,12 @@ def new_shop(kafka: KafkaServer, redis_server: RedisServer, prefix: str, logs: P
     overrides = {"TIDECAST_SCORE__MODEL_PIN": _PIN, "TIDECAST_RUNTIME__BATCH_MAX_EVENTS": "100"}
     shop = Shop(kafka.bootstrap, redis_server.url, prefix, logs, PARTITIONS, overrides)
     shop.preload(log)
-    _announce_pinned(shop)
+    announce_pinned(shop)
     return shop
 
 
-def _announce_pinned(shop: Shop) -> None:
+def announce_pinned(shop: Shop) -> None:
+    """Announce the model that the matrix pins: of fixed, random weights."""
     features = ScoreFeatures()
     weights = np.random.default_rng(1).normal(0, 0.2, len(features.names))
     params = prior(features.names, features.schema_hash).to_params() | {

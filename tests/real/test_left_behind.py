@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from streams.topics import create
 from tests.real.harness import Role, Shop, wait_until
+from tests.real.matrix import announce_pinned
 from tests.real.shop import START_MS, closed_log
 
 pytestmark = pytest.mark.realbroker
@@ -107,3 +108,18 @@ def applied(role: Role) -> int:
     """Return how many events a role applied."""
     status = role.status()
     return sum(task["counts"].get("events", 0) for task in status["tasks"].values()) if status else 0
+
+
+def test_a_pinned_model_is_waited_for(shop: Shop) -> None:
+    """Nothing is predicted by another one: the worker says in readiness what it lacks, and goes on when it is there."""
+    log = closed_log(clicks=300)
+    shop.preload(log)
+    shop.overrides = {"TIDECAST_SCORE__MODEL_PIN": "pinned:1"}
+    role = shop.start("score")
+    wait_until(lambda: "pinned:1" in str(role.ready()[1]), "what it lacks", tell=role.ready)
+    assert applied(role) == 0
+    announce_pinned(shop)
+    shop.finish([role], log.end, {"score": 2})
+    said = [json.loads(record.value or b"")["model"] for record in shop.read("predictions")]
+    assert len(said) > 250
+    assert {f"{model['name']}:{model['version']}" for model in said} == {"pinned:1"}

@@ -12,7 +12,7 @@ from schemas.internal import ActivityRow, EventKind, decode_activity, decode_exa
 from streams.driver import TopologyDriver
 from streams.errors import RecoveryError
 from streams.records import ACTIVITY, CLICKSTREAM, DEADLETTERS, EXAMPLES, ORDERS, PREDICTIONS, UNREADABLE_HEADER
-from streams.settings import DemandSettings, ScoreSettings, Settings
+from streams.settings import DemandSettings, Settings
 from streams.topologies.demand import DemandStage
 from streams.topologies.orderbook import OrderBook
 from streams.topologies.score import ScoreStage
@@ -98,11 +98,3 @@ def test_a_header_that_cannot_be_named_is_a_dead_letter() -> None:
     assert len(driver.output(PREDICTIONS)) == 1
     [letter] = driver.output(DEADLETTERS)
     assert json.loads(letter.value or b"{}")["reason"] == "undecodable"
-
-
-def test_a_pinned_model_that_is_not_there_is_said() -> None:
-    """Readiness names it, and what serves meanwhile; without a pin nothing is missed."""
-    assert ScoreStage(Settings()).lacks() is None
-    lacks = ScoreStage(Settings(score=ScoreSettings(model_pin="purchase:7"))).lacks()
-    assert lacks is not None
-    assert "purchase:7" in lacks
