@@ -21,7 +21,7 @@ which the log must be read again. They say how far a reading has come, so right 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any, Final
@@ -220,6 +220,7 @@ class LabelClock:
             self.unmatched_cancellations += 1
         elif order.live:
             order.live = False
+            self._drop_order(order)
             for pending in order.examples:
                 if pending.order is order:
                     self._reconsider(now, pending, labels)
@@ -227,8 +228,10 @@ class LabelClock:
 
     def _reconsider(self, now: int, pending: Pending, labels: list[Label]) -> None:
         """Find another order for an example that lost its own, or correct its label."""
-        orders = self._orders_of[pending.example.user]
-        pending.order = next((order for order in orders if order.live and self._covers(order, pending)), None)
+        orders = self._orders_of.get(pending.example.user, [])
+        after = bisect_right(orders, pending.as_of, key=_time)
+        within = after < len(orders) and orders[after].time <= pending.as_of + self.horizon_ms
+        pending.order = orders[after] if within else None
         if pending.order is not None:
             pending.order.examples.append(pending)
         elif pending.settled:
@@ -246,7 +249,7 @@ class LabelClock:
                 return
             self._orders[order.key] = order
         order.live = True
-        self._orders_of.setdefault(order.user, []).append(order)
+        insort(self._orders_of.setdefault(order.user, []), order, key=_time_and_place)
         mine = self._open.get(order.user, [])
         first = bisect_left(mine, order.time - self.horizon_ms, key=_as_of)
         last = bisect_left(mine, order.time, first, key=_as_of)
@@ -294,14 +297,14 @@ class LabelClock:
         for memory in (self._orders, self._seen):
             if known.key is not None and memory.get(known.key) is known:
                 del memory[known.key]
-        orders = self._orders_of.get(known.user, [])
-        if known in orders:
-            orders.remove(known)
-            if not orders:
-                del self._orders_of[known.user]
+        if known.live:
+            self._drop_order(known)
 
-    def _covers(self, order: Known, pending: Pending) -> bool:
-        return pending.as_of < order.time <= pending.as_of + self.horizon_ms
+    def _drop_order(self, order: Known) -> None:
+        orders = self._orders_of[order.user]
+        del orders[bisect_left(orders, _time_and_place(order), key=_time_and_place)]
+        if not orders:
+            del self._orders_of[order.user]
 
     def _open_up(self, pending: Pending) -> None:
         insort(self._open.setdefault(pending.example.user, []), pending, key=_as_of)
@@ -317,3 +320,5 @@ _CANCEL, _ORDER, _ARRIVE, _PROVIDE, _SETTLE, _FORGET, _EXPIRE = range(7)
 
 _id = attrgetter("id")
 _as_of = attrgetter("as_of")
+_time = attrgetter("time")
+_time_and_place = attrgetter("time", "place")

@@ -6,11 +6,19 @@ Rows are arrays, not maps: a new field goes last and has a default, so that old 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from schemas.wire import decoded
+from schemas.wire import MAX_INT, MAX_TEXT, TIME_END, decoded
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Millis = Annotated[int, Meta(ge=0, lt=TIME_END)]
+Amount = Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)]
+Offset = Annotated[int, Meta(ge=0)]
+Watermark = Annotated[int, Meta(ge=-TIME_END, lt=TIME_END)]
 
 
 class EventKind(IntEnum):
@@ -39,23 +47,23 @@ class ActivityRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     it undoes), else 0.
     """
 
-    product_id: str
-    category_id: str | None
-    kind: int
-    time: int
-    quantity: int
-    value_minor: int
-    price: int
+    product_id: Id
+    category_id: Text | None
+    kind: Annotated[int, Meta(ge=0, le=7)]
+    time: Millis
+    quantity: Amount
+    value_minor: Amount
+    price: Annotated[int, Meta(ge=-1, le=MAX_INT)]
     known_user: bool
-    at: int = 0
+    at: Millis = 0
 
 
 class ActivityBatch(msgspec.Struct, frozen=True, gc=False):
     """The rows of one batch for one partition of activity, and the watermark (UTC ms) of the `task` that wrote it."""
 
-    task: int
-    tasks: int
-    watermark: int | None
+    task: Offset
+    tasks: Offset
+    watermark: Watermark | None
     rows: list[ActivityRow]
 
 
@@ -68,12 +76,12 @@ class Example(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
 
     id: str
-    user: str
-    as_of: int
+    user: Text
+    as_of: Millis
     vector: bytes
-    offsets: tuple[int, int]
-    product_version: tuple[int, int] | None
-    probability: float
+    offsets: tuple[Offset, Offset]
+    product_version: tuple[Offset, Offset] | None
+    probability: Annotated[float, Meta(ge=0.0, le=1.0)]
     model: str
 
 
@@ -84,17 +92,17 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Something that decides labels: an order, its cancellation, or the end of a session; `time` in UTC ms."""
 
     kind: OutcomeKind
-    user: str
-    order_id: str | None
-    time: int
+    user: Text
+    order_id: Text | None
+    time: Millis
 
 
 class ExampleBatch(msgspec.Struct, frozen=True, gc=False):
     """Examples and outcomes of one batch, in the task's order; `schema_hash` names the layout of the vectors."""
 
-    task: int
-    tasks: int
-    watermark: int | None
+    task: Offset
+    tasks: Offset
+    watermark: Watermark | None
     schema_hash: str
     examples: list[Example]
     outcomes: list[Outcome]

@@ -6,12 +6,22 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
+
+from schemas.wire import MAX_INT, MAX_TEXT, TIME_END
 
 SCHEMA = 1
 """Version of every envelope here."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+Label = Annotated[str, Meta(min_length=1, max_length=1_000)]
+Signed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
+# The week of 1970-01-01 began before it.
+BucketStart = Annotated[int, Meta(ge=-7 * 86_400_000, lt=TIME_END)]
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):
@@ -106,17 +116,17 @@ class HistoryBucket(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A closed bucket of one product: what sold (net of cancellations), for how much, and what was known of it."""
 
     schema: int = SCHEMA
-    id: str
-    product_id: str
-    bucket_start: int
+    id: Label
+    product_id: Id
+    bucket_start: BucketStart
     freq: Literal["H", "D", "W"]
-    quantity: int
-    value_minor: int
-    views: int
-    carts: int
-    price: int | None
+    quantity: Signed
+    value_minor: Signed
+    views: Count
+    carts: Count
+    price: Count | None
     covariates: dict[str, float]
-    revision: int
+    revision: Count
 
 
 class Announcement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -125,8 +135,8 @@ class Announcement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     schema: int = SCHEMA
     model: Literal["purchase", "demand"]
     role: Literal["champion", "shadow"]
-    name: str
-    version: str
+    name: Label
+    version: Label
     params: dict[str, Any] | None = None
     path: str | None = None
     sha256: str | None = None

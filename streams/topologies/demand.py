@@ -41,6 +41,7 @@ from streams.topologies.forecasting import DemandModels, Forecast, kept_buckets
 from streams.topologies.layout import DEMAND_STAGE, demand_layout
 from streams.topologies.series import Bucket, Series
 from streams.topologies.stage import State, Step
+from streams.topologies.upstream import check_batch
 
 _SHARDS = 64
 _COUNTED = frozenset({EventKind.VIEW, EventKind.ADD_TO_CART, EventKind.PURCHASE, EventKind.CANCEL})
@@ -61,6 +62,7 @@ class DemandStage:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._tasks = 0
         self.layout = demand_layout()
         self.calendar = Calendar(settings.demand.bucket, settings.shop.timezone)
         self.kept = kept_buckets(settings.demand.bucket)
@@ -73,7 +75,9 @@ class DemandStage:
         """Return the batch in a record. Raises DecodeError."""
         if record.value is None:
             raise DecodeError("undecodable", "the record has no value")
-        return decode_activity(record.value)
+        batch = decode_activity(record.value)
+        check_batch(batch, record, self._tasks, self.settings)
+        return batch
 
     def event(self, item: object) -> tuple[int, str]:
         """Return the batch's watermark as its time."""
@@ -100,6 +104,7 @@ class DemandStage:
 
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of a task."""
+        self._tasks = tasks
         return _DemandState(self, partition)
 
 
@@ -139,7 +144,7 @@ class _DemandState:
         for entry in entries:
             batch = entry.item
             assert isinstance(batch, ActivityBatch)
-            upstream[batch.task] = batch.watermark
+            upstream[batch.task] = _later(upstream.get(batch.task), batch.watermark)
             for row in batch.rows:
                 products[row.product_id] = None
         wanted = dict(products)
@@ -237,7 +242,7 @@ class _DemandState:
             self._tasks = batch.tasks
             if batch.rows:
                 self._apply(batch.rows, (self._partition, entry.offset), step)
-            self._upstream[batch.task] = batch.watermark
+            self._upstream[batch.task] = _later(self._upstream.get(batch.task), batch.watermark)
             self._proceed(self.watermark(), step, outputs)
         return outputs
 
@@ -430,6 +435,10 @@ class _DemandState:
 
     def _would_close(self, watermark: int) -> bool:
         return self._closed is None or self._stage.calendar.start(self._closed + 2) <= watermark
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((time for time in (one, other) if time is not None), default=None)
 
 
 def _shard(product: str) -> int:

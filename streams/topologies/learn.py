@@ -21,6 +21,7 @@ from streams.runtime.merge import Entry
 from streams.settings import Settings
 from streams.topologies.layout import score_layout
 from streams.topologies.stage import State, Step
+from streams.topologies.upstream import check_batch
 
 _PARAMETERS = "model"
 _FOREVER_MS = 100 * 366 * 86_400_000
@@ -43,6 +44,7 @@ class LearnStage:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._tasks = 0
         features = ScoreFeatures()
         self.feature_names = features.names
         self.schema_hash = features.schema_hash
@@ -55,7 +57,9 @@ class LearnStage:
         """Return the batch in a record. Raises DecodeError."""
         if record.value is None:
             raise DecodeError("undecodable", "the record has no value")
-        return decode_examples(record.value)
+        batch = decode_examples(record.value)
+        check_batch(batch, record, self._tasks, self.settings)
+        return batch
 
     def event(self, item: object) -> tuple[int, str]:
         """Return the batch's watermark as its time."""
@@ -72,6 +76,7 @@ class LearnStage:
 
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of the task."""
+        self._tasks = tasks
         return _LearnState(self)
 
 

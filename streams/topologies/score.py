@@ -101,6 +101,8 @@ class ScoreStage:
         if record.key not in [f"{PURCHASE_MODEL}/{name}".encode() for name in names] or record.value is None:
             return False
         announced = decode_announcement(record.value)
+        if (announced.model, announced.role) != (PURCHASE_MODEL, "champion"):
+            raise DecodeError("invalid", f"key {record.key!r}: announces {announced.model}/{announced.role}")
         if announced.params is None or announced.schema_hash != self.schema_hash:
             return False
         if pin is not None and f"{announced.name}:{announced.version}" != pin:
@@ -109,6 +111,12 @@ class ScoreStage:
             model = LinearModel.from_params(announced.params)
         except ModelDataError as error:
             raise DecodeError("invalid", str(error)) from error
+        if (model.name, model.version, model.schema_hash) != (
+            announced.name,
+            announced.version,
+            announced.schema_hash,
+        ):
+            raise DecodeError("invalid", f"params of {model.name}:{model.version}, announced as another model")
         asked = self.settings.score.horizon_s * 1_000
         if model.horizon_ms not in (None, asked) or model.features != self.feature_names:
             # Of other settings: the learner, given the same, soon has another one.

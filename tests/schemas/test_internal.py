@@ -5,29 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import internal
 from schemas.internal import ActivityBatch, ActivityRow, EventKind, Example, ExampleBatch, Outcome
-from schemas.wire import DecodeError
+from schemas.wire import MAX_INT, TIME_END, DecodeError
 from tests.schemas.strategies import LAW
 
 _text = st.text(max_size=8)
-_integer = st.integers(-(2**63), 2**63 - 1)
-_pair = st.tuples(_integer, _integer)
+_id = st.text(min_size=1, max_size=200)
+_time = st.integers(0, TIME_END - 1)
+_amount = st.integers(-MAX_INT, MAX_INT)
+_count = st.integers(0, 2**63 - 1)
+_pair = st.tuples(_count, _count)
 _rows = st.builds(
     ActivityRow,
-    *(_text, st.none() | _text, st.sampled_from(EventKind).map(int), _integer, _integer, _integer, _integer),
+    *(_id, st.none() | _text, st.sampled_from(EventKind).map(int), _time, _amount, _amount, st.integers(-1, MAX_INT)),
     st.booleans(),
+    _time,
 )
 _examples = st.builds(
     Example,
-    *(_text, _text, _integer, st.binary(max_size=16), _pair, st.none() | _pair, st.floats(0, 1), _text),
+    *(_text, _text, _time, st.binary(max_size=16), _pair, st.none() | _pair, st.floats(0, 1), _text),
 )
-_outcomes = st.builds(Outcome, st.sampled_from(["order", "cancel", "session_end"]), _text, st.none() | _text, _integer)
-_head = (_integer, _integer, st.none() | _integer)
+_outcomes = st.builds(Outcome, st.sampled_from(["order", "cancel", "session_end"]), _text, st.none() | _text, _time)
+_head = (_count, _count, st.none() | st.integers(-TIME_END, TIME_END - 1))
 activities = st.builds(ActivityBatch, *_head, st.lists(_rows, max_size=4))
 examples = st.builds(ExampleBatch, *_head, _text, st.lists(_examples, max_size=3), st.lists(_outcomes, max_size=3))
 
@@ -61,6 +66,49 @@ def test_any_other_bytes_are_refused_with_a_reason(decode: Callable[[bytes], Any
     law()
     with pytest.raises(DecodeError, match="undecodable"):
         decode(b"\x81\xa1x" + b"\x91" * 100_000)
+
+
+ROW = ActivityRow("p", None, 0, 5, 1, 0, -1, True)
+EXAMPLE = Example("i", "u", 5, b"", (0, 0), None, 0.5, "m")
+OUTCOME = Outcome("order", "u", None, 5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("kind", bad) for bad in (-1, 8, 1 << 40)),
+        *(("time", bad) for bad in (-1, TIME_END, (1 << 64) - 1)),
+        *(("at", bad) for bad in (-1, 1 << 62)),
+        *(("quantity", bad) for bad in (MAX_INT + 1, -MAX_INT - 1)),
+        *(("price", bad) for bad in (-2, (1 << 64) - 1)),
+        *(("product_id", bad) for bad in ("", "x" * 201)),
+    ],
+)
+def test_a_row_out_of_range_is_refused(field: str, value: Any) -> None:
+    """What no stage writes reaches no stage."""
+    row = msgspec.structs.replace(ROW, **{field: value})
+    with pytest.raises(DecodeError, match=r"invalid|undecodable"):
+        internal.decode_activity(internal.encode_activity(ActivityBatch(0, 1, None, [row])))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, 7.0])
+def test_a_probability_out_of_range_is_refused(bad: float) -> None:
+    """msgpack can carry NaN; an example cannot."""
+    example = msgspec.structs.replace(EXAMPLE, probability=bad)
+    with pytest.raises(DecodeError, match="invalid"):
+        internal.decode_examples(internal.encode_examples(ExampleBatch(0, 1, None, "h", [example], [])))
+
+
+@pytest.mark.parametrize("bad", [-1, TIME_END])
+def test_a_time_out_of_range_is_refused(bad: int) -> None:
+    """Of examples, outcomes and watermarks alike."""
+    for batch in (
+        ExampleBatch(0, 1, None, "h", [msgspec.structs.replace(EXAMPLE, as_of=bad)], []),
+        ExampleBatch(0, 1, None, "h", [], [msgspec.structs.replace(OUTCOME, time=bad)]),
+        ExampleBatch(0, 1, TIME_END, "h", [], []),
+    ):
+        with pytest.raises(DecodeError, match="invalid"):
+            internal.decode_examples(internal.encode_examples(batch))
 
 
 def test_every_click_type_has_its_kind() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from schemas import outputs, published
 from schemas.contracts import contracts
 from schemas.outputs import DecodeError, EncodeError
+from schemas.wire import TIME_END
 from tests.schemas.strategies import LAW, mutated
 
 _id = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -56,7 +57,7 @@ _histories = st.fixed_dictionaries(
     {
         "id": _id,
         "product_id": _id,
-        "bucket_start": _moment,
+        "bucket_start": st.integers(-7 * 86_400_000, TIME_END - 1),
         "freq": st.sampled_from(["H", "D", "W"]),
         "quantity": st.integers(-(2**53), 2**53),
         "value_minor": st.integers(-(2**63), 2**63 - 1),

@@ -21,6 +21,7 @@ from streams.topologies.series import Series
 DAY_MS = 86_400_000
 FIRST = 15_000
 REST = 3
+LATER = (FIRST + 1_000) * DAY_MS
 
 Sale = tuple[int, int, str]
 """Day since the first, upstream task, product."""
@@ -30,7 +31,7 @@ SALES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 1), st.sampled_fro
 def said(sales: list[Sale], cuts: list[int], turns: list[int]) -> tuple[dict[tuple[str, int], int], set[str]]:
     """Return history and ids of forecasts, where each task's sales come in time, cut into batches, in those turns."""
     chosen = Settings(demand=DemandSettings(retire_after=REST, horizon=1))
-    driver = TopologyDriver(chosen, [quiet_demand_stage])
+    driver = TopologyDriver(chosen, [quiet_demand_stage], partitions=2, now_ms=LATER)
     batches: list[list[list[Sale]]] = [[], []]
     for task in (0, 1):
         mine = sorted(sale for sale in sales if sale[1] == task)
@@ -134,7 +135,8 @@ def told(
 ) -> tuple[dict[str, bytes], dict[str, list[bytes]], dict[str, bytes], dict[str, int]]:
     """Return all history, all forecasts, the rows of series and waiting changes, and the tally: batches cut and taken
     in those turns, memory lost after those."""
-    driver = TopologyDriver(Settings(demand=DemandSettings(retire_after=REST, horizon=1)), [quiet_demand_stage])
+    chosen = Settings(demand=DemandSettings(retire_after=REST, horizon=1))
+    driver = TopologyDriver(chosen, [quiet_demand_stage], partitions=2, now_ms=LATER)
     queues = [sorted((h for h in happened if h.task == task), key=lambda h: h.at) for task in (0, 1)]
     place = 0
     while any(queues):
@@ -160,7 +162,7 @@ def told(
     forecasts: dict[str, list[bytes]] = defaultdict(list)
     for record in driver.output(PREDICTIONS):
         forecasts[decode_prediction(record.value or b"").id].append(record.value or b"")
-    [task_state] = driver.tasks("demand")
+    task_state = driver.tasks("demand")[0]
     header, _ = driver.store.read(task_state.name, [])
     closed = msgspec.msgpack.decode(msgspec.msgpack.decode(decode_header(header or b"").extra)["state"])["closed"]
     keys = [f"s:{product}" for product in "abc"] + [f"{kind}:{shard}" for kind in "lw" for shard in range(64)]

@@ -39,7 +39,7 @@ class Workers:
     def __init__(self, registry: Registry) -> None:
         chosen = Settings(demand=DemandSettings(horizon=HORIZON), train=TrainSettings(registry=Path(registry.root)))
         self.registry = registry
-        self.driver = TopologyDriver(chosen, [DemandStage])
+        self.driver = TopologyDriver(chosen, [DemandStage], now_ms=(FIRST + 1_000) * DAY_MS)
         self.day = 0
 
     def announce(self, role: str, version: str, *, name: str = SEQUENCE, sha256: str | None = None) -> None:
