@@ -141,7 +141,10 @@ class Registry:
         try:
             weights = (folder / "weights.safetensors").read_bytes()
         except OSError as error:
-            raise WeightsTampered(f"{folder}/weights.safetensors: cannot be read ({error.strerror})") from error
+            raise WeightsTampered(
+                f"{folder}/weights.safetensors: cannot be read ({error.strerror}); restore the file, or roll back with "
+                "'tidecast models rollback'"
+            ) from error
         found = hashlib.sha256(weights).hexdigest()
         for expected, who in ((card.sha256, "the card"), (sha256 or card.sha256, "the announcement")):
             if found != expected:
@@ -220,7 +223,10 @@ class Registry:
     def _promotions(self, model: str) -> list[str]:
         path = self.root / _checked(model) / "promotions.json"
         try:
-            return [str(version) for version in json.loads(path.read_bytes())["promoted"]]
+            promoted = json.loads(path.read_bytes())["promoted"]
+            if not isinstance(promoted, list) or not all(isinstance(v, str) and _NAME.fullmatch(v) for v in promoted):
+                raise ValueError("promoted is no list of versions")
+            return promoted
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:
@@ -279,7 +285,9 @@ class Registry:
 def _checked(name: str) -> str:
     """Refuse names that would leave the folder: they come from messages and the command line."""
     if not _NAME.fullmatch(name):
-        raise VersionNotFound(f"{name!r} is no name of a model or version; letters, digits, '.', '_' and '-' only")
+        raise VersionNotFound(
+            f"{name[:100]!r} is no name of a model or version; letters, digits, '.', '_' and '-' only"
+        )
     return name
 
 

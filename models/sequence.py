@@ -89,12 +89,19 @@ class SequenceSpec:
         values = dict(data)
         if (found := values.pop("format", None)) != FORMAT:
             raise ValueError(f"spec: format {found!r} is not {FORMAT}; train a new version with this release")
-        for name in ("quantiles", "covariates", "covariate_shift", "covariate_spread"):
-            values[name] = tuple(values.get(name, ()))
         try:
-            return cls(**values)
+            for name in ("quantiles", "covariates", "covariate_shift", "covariate_spread"):
+                values[name] = tuple(values.get(name, ()))
+            spec = cls(**values)
         except TypeError as error:
             raise ValueError(f"spec: {error}; train a new version with this release") from error
+        sizes = {"horizon": 1_000, "context": 10_000, "hidden": 4_096, "head": 4_096}
+        for name, most in sizes.items():
+            if type(size := getattr(spec, name)) is not int or not 1 <= size <= most:
+                raise ValueError(f"spec: {name} {size!r:.40}; 1 to {most} expected")
+        if not len(spec.covariates) == len(spec.covariate_shift) == len(spec.covariate_spread):
+            raise ValueError("spec: covariates, their shifts and their spreads differ in number")
+        return spec
 
     def schema_hash(self) -> str:
         """Return a short hash of what goes in and comes out: a forecaster serves only where it is the same.
@@ -155,8 +162,8 @@ class SequenceForecaster:
                 raise ValueError(
                     f"{name}: shape {found} is not {shape} as the spec says; is this another version's file?"
                 )
-            if not np.isfinite(tensors[name]).all():
-                raise ValueError(f"{name}: holds NaN or infinity; train a new version")
+            if tensors[name].dtype != np.float32 or not np.isfinite(tensors[name]).all():
+                raise ValueError(f"{name}: holds NaN, infinity, or no 32-bit floats; train a new version")
         if extra := sorted(set(tensors) - set(spec.shapes)):
             raise ValueError(f"{', '.join(extra)}: no such tensor in the spec; is this another version's file?")
         self.spec = spec

@@ -105,11 +105,11 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     def key(self) -> bytes | None:
         """Return the original key, or its first bytes where it was too long."""
-        return None if self.key_b64 is None else base64.b64decode(self.key_b64)
+        return None if self.key_b64 is None else base64.b64decode(self.key_b64, validate=True)
 
     def value(self) -> bytes | None:
         """Return the original value, or its first bytes where it was too long."""
-        return None if self.value_b64 is None else base64.b64decode(self.value_b64)
+        return None if self.value_b64 is None else base64.b64decode(self.value_b64, validate=True)
 
 
 class HistoryBucket(msgspec.Struct, frozen=True, gc=False, kw_only=True):

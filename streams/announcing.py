@@ -36,10 +36,11 @@ def promote(settings: Settings, version: str, now_ms: int) -> Card:
     registry = registry_of(settings)
     try:
         card = registry.load(DEMAND, version).card
+        registry.champion(DEMAND)  # what cannot be noted must not be told
+        announce(settings, card, "champion", now_ms)
+        registry.promote(DEMAND, version)
     except RegistryError as error:
         raise VersionRefused(str(error)) from error
-    announce(settings, card, "champion", now_ms)
-    registry.promote(DEMAND, version)
     return card
 
 

@@ -16,12 +16,16 @@ from schemas.outputs import DeadLetter, decode_dead_letter
 from schemas.wire import DecodeError
 from streams import kafka
 from streams.errors import ConfigurationError, TidecastError, TopicsError
-from streams.records import DEADLETTERS, REDRIVE_HEADER
+from streams.records import CATALOG, CLICKSTREAM, DEADLETTERS, ORDERS, PLAN, REDRIVE_HEADER
 from streams.settings import Settings
 
 REASONS: tuple[str, ...] = get_args(get_type_hints(DeadLetter)["reason"])
 """Why a record can be refused."""
 
+DEFAULT_REASONS = tuple(reason for reason in REASONS if reason != "late")
+"""What is sent again unless reasons are named: a late letter may be the repeat of an event that counted."""
+
+_TAKEN = (CLICKSTREAM, ORDERS, CATALOG, PLAN)
 _BATCH = 500
 _TIMEOUT_S = 30.0
 
@@ -158,8 +162,10 @@ class _Redrive:
         """Say why a letter cannot be sent, None where it can."""
         if letter.truncated:
             return f"only the first bytes of {letter.size} were kept (sha256 {letter.sha256}); send the original"
+        if letter.topic not in _TAKEN:
+            return f"no stage takes records of {letter.topic[:100]!r} from outside"
         partitions = self._counts.get(self._prefix + letter.topic)
-        if partitions is None or letter.partition >= partitions:
+        if partitions is None or not 0 <= letter.partition < partitions:
             return "its partition is gone"
         return None
 
@@ -201,6 +207,10 @@ def _until_end(consumer: Consumer, starts: Sequence[TopicPartition]) -> Iterator
 def _decode(message: Message) -> DeadLetter | None:
     """Return the letter, None for what somebody else wrote into the topic."""
     try:
-        return decode_dead_letter(message.value() or b"")
-    except DecodeError:
+        letter = decode_dead_letter(message.value() or b"")
+        letter.key(), letter.value()
+        for _, content in letter.headers:
+            base64.b64decode(content or "", validate=True)
+    except (DecodeError, ValueError):
         return None
+    return letter

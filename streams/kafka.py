@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -14,8 +15,32 @@ from streams.errors import ConfigurationError, Fenced, TidecastError
 from streams.records import UNREADABLE_HEADER, Input, Record
 from streams.settings import Settings
 
+_SAME_LINE_S = 60.0
+# What differs between two lines that say the same: whose they are, and how long it took.
+_VARYING = re.compile(r"\[\w+#\w+-\d+\]|\(after .*\)$|\d+/\d+ brokers")
+
+
+class _Sparing(logging.Filter):
+    """Lets the same line pass once a minute: a client without a broker tries, and logs, twenty times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = _VARYING.sub("", record.getMessage())
+        passed = record.created - self._passed.get(line, 0.0) >= _SAME_LINE_S
+        if passed:
+            # Lines name brokers, topics and codes: few, but nothing here bounds them.
+            if len(self._passed) >= 1_000:
+                self._passed.clear()
+            self._passed[line] = record.created
+        return passed
+
+
 # confluent_kafka logs through this; librdkafka's own lines would otherwise go raw to standard error.
 _LOG = logging.getLogger("tidecast.kafka")
+_LOG.addFilter(_Sparing())
 
 _FENCING_CODES = frozenset(
     {
@@ -39,7 +64,7 @@ def base_config(settings: Settings) -> dict[str, Any]:
     if not kafka.bootstrap_servers:
         raise ConfigurationError(
             "kafka.bootstrap_servers is not set; set TIDECAST_KAFKA__BOOTSTRAP_SERVERS=host:port, "
-            "or use `tidecast run` without a role for the embedded broker"
+            "or `. .tidecast/data/environment` where `tidecast run` runs the embedded broker"
         )
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Literal, get_args
 
 from streams.errors import ConfigurationError, TidecastError
 from streams.settings import Settings
 from streams.topologies.stage import Stage
 
-ROLES = ("score", "demand", "learn", "control")
+Role = Literal["score", "demand", "learn", "control"]
+ROLES: tuple[Role, ...] = get_args(Role)
 KERNEL_ROLES = ("score", "demand")
 
 

@@ -104,7 +104,8 @@ class TrainSettings(_Section):
     """Scheduled training of the sequence model."""
 
     schedule: str = Field("0 3 * * *", description="cron, in the shop's time zone; empty: never")
-    registry: Path = Path(".tidecast/registry")
+    # Where `tidecast run` keeps that of its embedded servers by default: one place, whatever command asks.
+    registry: Path = Path(".tidecast/data/registry")
     epochs: int = Field(20, ge=1)
     seed: int = 1
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")

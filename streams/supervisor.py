@@ -7,8 +7,11 @@ this process, whatever ends it.
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams.children import free_port, start_child, stop_child
+from streams.children import free_port, port_is_free, start_child, stop_child
 from streams.errors import TidecastError
 from streams.roles import ROLES, log_to_stderr, on_stop
 from streams.settings import Settings, load_settings
@@ -32,6 +35,7 @@ _STABLE_S = 60.0
 _FINAL_CODES = (2, 3, 4)
 # No prediction waits for it.
 _DISPENSABLE = "control"
+_EVERY_ADDRESS = ("0.0.0.0", "::", "")
 
 
 @dataclass(slots=True)
@@ -70,6 +74,10 @@ class Supervisor:
     def ports(self) -> dict[str, int]:
         """Return the health port of each role."""
         return dict(self._ports)
+
+    def ready(self) -> bool:
+        """Ask every role that runs whether it is ready."""
+        return all(_is_ready(self.host, self._ports[role]) for role in self.children)
 
     def poll(self) -> None:
         """Start ended roles again when their pause is over. Raises TidecastError for one that keeps failing."""
@@ -121,52 +129,103 @@ def run_all(settings: Settings, data_dir: Path, say: Callable[[str], None] = pri
     with ExitStack() as stack:
         environment: dict[str, str] = {}
         poll: Callable[[], None] = lambda: None  # noqa: E731  (a named no-op would be longer than what it says)
-        if settings.kafka.bootstrap_servers is None:
+        hint = ""
+        web = settings.control.web_port or free_port()
+        if settings.kafka.bootstrap_servers in (None, _told(data_dir).get("TIDECAST_KAFKA__BOOTSTRAP_SERVERS")):
             from streams.embedded import EmbeddedServers
 
             servers = stack.enter_context(EmbeddedServers(data_dir))
             environment = embedded_environment(servers.bootstrap, servers.redis_url, data_dir)
+            hint = f"; for other commands, in another shell:\n{_tell(data_dir, environment)}"
+            web = settings.control.web_port or _kept_port(data_dir / "web-port")
             settings = with_environment(environment)
             poll = servers.poll
         url = settings.redis.url.get_secret_value() if settings.redis.url is not None else ""
         say(f"kafka={settings.kafka.bootstrap_servers} redis={url.rpartition('@')[2] if '@' in url else url}")
         sys.stdout.flush()
         create(settings)
-        host = settings.runtime.metrics_host
         supervisor = Supervisor(
-            environment=environment,
-            host="127.0.0.1" if host in ("0.0.0.0", "::", "") else host,
+            environment={**environment, "TIDECAST_CONTROL__WEB_PORT": str(web)},
+            host=_reachable(settings.runtime.metrics_host),
             status_urls=settings.control.status_urls,
         )
         stack.callback(supervisor.stop)
         supervisor.start()
         ports = ", ".join(f"{role} {port}" for role, port in supervisor.ports().items())
-        _LOG.info("health and metrics on 127.0.0.1: %s", ports)
+        _LOG.info("health and metrics on %s: %s", supervisor.host, ports)
+        view = f"; web view http://{_reachable(settings.control.web_host)}:{web}" if web > 0 else ""
+        waiting = True
         while not stopping.wait(0.2):
             poll()
             supervisor.poll()
+            if waiting and supervisor.ready():
+                waiting = False
+                sys.stderr.write(f"ready{view}{hint}\n")
+                sys.stderr.flush()
+    sys.stderr.write("stopped\n")
     return 0
 
 
 def embedded_environment(bootstrap: str, redis_url: str, data_dir: Path) -> dict[str, str]:
-    """Return the variables that point every role at the embedded servers."""
-    import os
-
+    """Return the variables that point every role and command at the embedded servers; what was set stays."""
+    given = load_settings()
     found = {"TIDECAST_KAFKA__BOOTSTRAP_SERVERS": bootstrap, "TIDECAST_REDIS__URL": redis_url}
+    registry = given.train.registry if "registry" in given.train.model_fields_set else data_dir / "registry"
+    found["TIDECAST_TRAIN__REGISTRY"] = str(registry.absolute())
     # The embedded broker keeps everything in one process: two partitions are plenty.
-    if "TIDECAST_KAFKA__PARTITIONS" not in os.environ:
-        found["TIDECAST_KAFKA__PARTITIONS"] = "2"
+    partitions = given.kafka.partitions if "partitions" in given.kafka.model_fields_set else 2
+    found["TIDECAST_KAFKA__PARTITIONS"] = str(partitions)
     # It answers an empty fetch at once: without a rest, every idle consumer asks thousands of times a second.
-    if "TIDECAST_KAFKA__REST_AT_END_MS" not in os.environ:
-        found["TIDECAST_KAFKA__REST_AT_END_MS"] = "20"
-    if "TIDECAST_TRAIN__REGISTRY" not in os.environ:
-        found["TIDECAST_TRAIN__REGISTRY"] = str(data_dir / "registry")
+    rest_ms = given.kafka.rest_at_end_ms if "rest_at_end_ms" in given.kafka.model_fields_set else 20
+    found["TIDECAST_KAFKA__REST_AT_END_MS"] = str(rest_ms)
     return found
 
 
 def with_environment(environment: Mapping[str, str]) -> Settings:
     """Return the settings as a child with this environment would read them."""
-    import os
-
     os.environ.update(environment)
     return load_settings()
+
+
+def _tell(data_dir: Path, environment: Mapping[str, str]) -> str:
+    """Write the variables down where a shell can read them (`. DATA_DIR/environment`); return them as one line."""
+    pairs = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+    (data_dir / "environment").write_text("".join(f"export {pair}\n" for pair in pairs), encoding="utf-8")
+    return "export " + " ".join(pairs)
+
+
+def _told(data_dir: Path) -> dict[str, str]:
+    """Return what `_tell` wrote: in a shell that read it, these servers are no broker of one's own."""
+    try:
+        words = shlex.split((data_dir / "environment").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def _kept_port(path: Path) -> int:
+    """Return the port noted in `path` if it is free, else note a new one."""
+    try:
+        port = int(path.read_text(encoding="ascii"))
+        if port_is_free(port):
+            return port
+    except (OSError, ValueError, OverflowError):
+        pass
+    port = free_port()
+    path.write_text(f"{port}\n", encoding="ascii")
+    return port
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in _EVERY_ADDRESS else host
+
+
+def _is_ready(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=1.0)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,10 +1,11 @@
 """Every command in the README is run: those of `tidecast` here, in order; those of make and docker by the checks.
 
-The roles run against an embedded pair in place of one's own Kafka and Redis.
+First `run` alone, with embedded servers; then the roles, on an embedded pair in place of one's own Kafka and Redis.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,22 +34,68 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 ]
+SCRIPTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TIDECAST = ".venv/bin/tidecast "
 
 
 class Session:
-    """A user's shell: its folder, its environment, and the roles left running in it."""
+    """A user's shell: its folder, its environment, and what was left running in it."""
 
-    def __init__(self, folder: Path, servers: EmbeddedServers) -> None:
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
-        self.servers = servers
-        self.environment = {**os.environ, "TIDECAST_KAFKA__REST_AT_END_MS": "20"}
+        self.environment = dict(os.environ)
         self.roles: list[Role] = []
+        self._stack = stack
+        self._servers: EmbeddedServers | None = None
+        self._alone: subprocess.Popen[bytes] | None = None
+
+    def run_alone(self, arguments: list[str]) -> None:
+        """Start `run` without a broker, and wait until it says that it is ready."""
+        out, said = self.folder / "run.out", self.folder / "run.err"
+        with out.open("wb") as sink, said.open("wb") as errors:
+            self._alone = subprocess.Popen(
+                [sys.executable, "-m", "streams.cli", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=sink,
+                stderr=errors,
+            )
+        self._stack.callback(self._alone.kill)
+        wait_until(
+            lambda: b"\nready; web view http://127.0.0.1:" in said.read_bytes(),
+            "run ready",
+            tell=lambda: said.read_text()[-3_000:],
+        )
+        assert re.fullmatch(r"kafka=127\.0\.0\.1:\d+ redis=redis://127\.0\.0\.1:\d+/0\n", out.read_text())
+
+    def stop_alone(self) -> None:
+        """End it by SIGTERM: it says so, and exits 0."""
+        if self._alone is not None:
+            self._alone.send_signal(signal.SIGTERM)
+            assert self._alone.wait(60) == 0
+            assert (self.folder / "run.err").read_text().endswith("stopped\n")
+            self._alone = None
+
+    def source(self, line: str) -> None:
+        """Read a file of variables, as a shell does."""
+        show = "import json, os; print(json.dumps(dict(os.environ)))"
+        done = subprocess.run(
+            ["sh", "-c", '. "$1" && exec "$2" -c "$3"', "sh", shlex.split(line)[1], sys.executable, show],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.environment = json.loads(done.stdout)
 
     def export(self, line: str) -> None:
-        """Set what the README sets, with the address of these servers in place of the example's."""
+        """Set what the README sets, with the address of servers begun here in place of the example's."""
+        if self._servers is None:
+            self.stop_alone()
+            self._servers = self._stack.enter_context(EmbeddedServers(self.folder.parent / "servers"))
         name, _, value = line.removeprefix("export ").partition("=")
-        place = {"localhost:9092": self.servers.bootstrap, "redis://localhost:6379/0": self.servers.redis_url}
+        place = {"localhost:9092": self._servers.bootstrap, "redis://localhost:6379/0": self._servers.redis_url}
         self.environment[name] = place[value]
 
     def run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -76,8 +124,10 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with EmbeddedServers(tmp_path_factory.mktemp("readme-servers")) as servers:
-        session = Session(tmp_path_factory.mktemp("readme"), servers)
+    folder = tmp_path_factory.mktemp("readme") / "checkout"
+    folder.mkdir()
+    with ExitStack() as stack:
+        session = Session(folder, stack)
         yield session
         for role in session.roles:
             if role.process.poll() is None:
@@ -87,50 +137,47 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 def test_the_commands_are_those_known_here() -> None:
     """A command that nobody runs is none that the README may show."""
-    strangers = [line for line in COMMANDS if not line.startswith((TIDECAST, "export ", "make ", "docker compose "))]
+    known = (TIDECAST, "export ", ". ", "make ", "docker compose ")
+    strangers = [line for line in COMMANDS if not line.startswith(known)]
     assert strangers == []
     assert sum(line.startswith(TIDECAST) for line in COMMANDS) >= 12
 
 
 def test_tidecast_commands_do_what_they_say(session: Session) -> None:
-    """Each ends with exit code 0; roles come up, and end cleanly by SIGTERM."""
+    """Each ends with exit code 0; roles come up, end cleanly by SIGTERM, and leave nothing beside their data."""
     for line in COMMANDS:
         if line.startswith("export "):
             session.export(line)
+        elif line.startswith(". "):
+            session.source(line)
         elif line.startswith(TIDECAST):
             arguments = shlex.split(line.removeprefix(TIDECAST))
             if arguments[:2] == ["run", "--data-dir"]:
-                _run_alone(session, arguments)
+                session.run_alone(arguments)
             elif arguments[0] == "run":
                 session.start(arguments)
+            elif arguments[0] == "status":
+                # The control worker publishes every few seconds.
+                wait_until(lambda: session.run(["status"]).returncode == 0, "a status", deadline_s=60)
             else:
                 started = time.monotonic()
                 done = session.run(arguments)
                 print(f"{time.monotonic() - started:6.1f} s  {line}")
                 assert done.returncode == 0, f"{line}\n{done.stdout[-2_000:]}\n{done.stderr[-3_000:]}"
                 assert done.stdout.strip() or done.stderr.strip(), f"{line}: says nothing"
+    for script in SCRIPTS:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=session.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert json.loads(done.stdout)["kind"] in ("purchase", "demand")
     for role in reversed(session.roles):
         assert role.stop() == 0, role.name
-
-
-def _run_alone(session: Session, arguments: list[str]) -> None:
-    """`run` without a broker: its first line is the addresses, and SIGTERM ends it."""
-    out = session.folder / "run.out"
-    with out.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", *arguments],
-            cwd=session.folder,
-            env=session.environment,
-            stdout=sink,
-            stderr=subprocess.DEVNULL,
-        )
-    try:
-        wait_until(lambda: b"\n" in out.read_bytes(), "the addresses", deadline_s=60)
-        assert re.match(r"kafka=127\.0\.0\.1:\d+ redis=redis://127\.0\.0\.1:\d+/0\n", out.read_text())
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
+    assert {path.name for path in session.folder.iterdir() if path.is_dir()} == {".tidecast", "shop"}
 
 
 OF_THEIR_OWN = {"make test-containers", "make bench"}

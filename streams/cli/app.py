@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 # Command name → module under streams.cli that holds `app` (a group) or a function of that name.
 _COMMANDS = {
     "run": "run a role, or everything with embedded servers",
-    "topics": "create and show topics",
+    "topics": "create what is missing",
     "config": "show the settings",
     "replay": "stream a shop's files into the topics",
     "simulate": "make a shop whose truth is known",
@@ -23,7 +23,6 @@ _COMMANDS = {
     "status": "what the workers say of themselves",
     "state": "look at and reset a task's state",
     "deadletters": "look at and redrive dead letters",
-    "features": "the feature set, and a row in words",
 }
 
 
@@ -31,24 +30,22 @@ class _LazyGroup(TyperGroup):
     """Imports a command's module only when that command is asked for: --help stays quick."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name in _COMMANDS if _exists(name)]
+        return list(_COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS or not _exists(cmd_name):
+        if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"streams.cli.{cmd_name}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
+        # Completion is of the whole command, which offers none.
+        command.params = [one for one in command.params if one.name not in ("install_completion", "show_completion")]
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands from the table, importing none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
-
-
-def _exists(name: str) -> bool:
-    return (Path(__file__).parent / f"{name}.py").exists()
 
 
 app = typer.Typer(
@@ -61,9 +58,20 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"tidecast {version('tidecast')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     config: Annotated[Path | None, typer.Option(help="settings in TOML; the environment wins over it")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version and exit")
+    ] = False,
 ) -> None:
     if config is not None:
         import os

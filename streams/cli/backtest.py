@@ -50,6 +50,13 @@ def purchase(
             report=lambda p: shown.update(p.events, p.time_ms, p.done),
         )
     typer.echo(json.dumps(metrics))
+    counts = metrics["counts"]
+    if not counts["labelled"]:
+        unread = sum(counts["rows_unreadable"].values())
+        _end_empty(
+            f"{counts['clicks']:,} clicks were read ({unread:,} rows were unreadable), {counts['predicted_from']:,} "
+            "were predicted, and of none is the outcome known; is --from too late, or --horizon too long?"
+        )
 
 
 @app.command()
@@ -74,12 +81,16 @@ def demand(
     import json
     import sys
 
+    from streams.errors import ConfigurationError
+
+    # Before the packages that work with numbers are loaded, which takes seconds.
+    if (top is None) == (keys is None):
+        raise ConfigurationError("give either --top N or --keys FILE, to say which series to forecast")
     from streams.backtest.demand import DemandRequest, Watching, backtest_demand
     from streams.backtest.forecasters import torch_is_here
     from streams.backtest.origins import read_keys
     from streams.cli._progress import EventProgress
     from streams.cli._training import TrainingProgress
-    from streams.errors import ConfigurationError
     from streams.settings import load_settings
     from streams.sources import open_source
 
@@ -95,6 +106,14 @@ def demand(
         watching = Watching(shown.update, training.update, training.note)
         metrics = backtest_demand(shop, load_settings(), request, out, watching)
     typer.echo(json.dumps(metrics))
+    if not any(figures.get("values") for figures in metrics["models"].values()):
+        _end_empty(f"--origins {origins}: no period from there on is over in the data, so no forecast could be scored")
+
+
+def _end_empty(why: str) -> None:
+    """Say on standard error that nothing could be scored, and end with exit code 1; the files are written."""
+    typer.echo(f"warning: {why}", err=True)
+    raise typer.Exit(1)
 
 
 def _time(text: str, timezone: str) -> int:

@@ -58,14 +58,17 @@ def redrive(
 ) -> None:
     """Send dead letters to where they came from, once each: they correct state and labels, and predict nothing.
 
-    A late letter may be the repeat of an event that counted: redriven, it counts again.
+    Late letters are sent where --reason names them: one may be the repeat of an event that counted, and counts again.
     Letters that were too long to be kept whole cannot be sent, and are listed. The last line is a JSON summary.
     """
-    from streams.deadletters import check_reasons
+    from streams.deadletters import DEFAULT_REASONS, check_reasons
     from streams.deadletters import redrive as send
     from streams.settings import load_settings
 
     summary = send(
-        load_settings(), check_reasons(reason), dry_run=dry_run, refused=lambda line: typer.echo(line, err=True)
+        load_settings(),
+        check_reasons(reason or DEFAULT_REASONS),
+        dry_run=dry_run,
+        refused=lambda line: typer.echo(line, err=True),
     )
     typer.echo(json.dumps(summary))

@@ -16,7 +16,11 @@ def demo(
     seconds: Annotated[float, typer.Option(help="about how long", min=20, max=3600)] = 110,
     seed: Annotated[int, typer.Option(help="of the simulated shop")] = 1,
 ) -> None:
-    """Stream a simulated shop (or SOURCE) through embedded servers and show predictions beside the truth."""
+    """Stream a simulated shop (or SOURCE) through embedded servers and show predictions beside the truth.
+
+    Ctrl-C ends it early, with exit code 0.
+    """
     from streams.demo.run import run_demo
 
-    raise typer.Exit(run_demo(source, seconds, seed))
+    # A quoted path keeps its tilde.
+    raise typer.Exit(run_demo(source.expanduser() if source is not None else None, seconds, seed))

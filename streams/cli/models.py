@@ -25,7 +25,9 @@ def list_() -> None:
     champion = registry.champion(DEMAND)
     versions = registry.list_versions(DEMAND)
     if not versions:
-        typer.echo("no version yet: 'tidecast train' makes one once enough buckets have closed", err=True)
+        typer.echo(
+            f"{registry.root}: no version yet; 'tidecast train' makes one once enough buckets have closed", err=True
+        )
     for version in versions:
         try:
             card = registry.card(DEMAND, version)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
 
 app = typer.Typer(help="Stream a shop's files into the topics.")
 
@@ -29,9 +32,10 @@ def replay(
     import json
 
     from streams.cli._progress import EventProgress
+    from streams.kafka import base_config
     from streams.settings import load_settings
     from streams.sources import open_source
-    from streams.sources.replay import ReplayOptions, parse_speed
+    from streams.sources.replay import Progress, ReplayOptions, parse_speed
     from streams.sources.replay import replay as run
 
     pace = parse_speed(speed)
@@ -40,13 +44,54 @@ def replay(
     if bootstrap is not None:
         kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap})
         settings = settings.model_copy(update={"kafka": kafka})
+    base_config(settings)
     noted = state or Path(".tidecast") / "replay" / f"{shop.name}.json"
     if restart:
         noted.unlink(missing_ok=True)
     options = ReplayOptions(pace, _time(start, shop.timezone, "--from"), _time(end, shop.timezone, "--to"), noted)
+    # A killed replay sends its last events again, which are late and known: nothing to warn of.
+    watermark = None if _is_unfinished(noted) else _watermark(settings)
     with EventProgress(f"replay {shop.name}") as shown:
-        counts = run(shop, settings, options, report=lambda p: shown.update(p.events, p.time_ms, p.done))
+
+        def report(progress: Progress) -> None:
+            nonlocal watermark
+            shown.update(progress.events, progress.time_ms, progress.done)
+            if watermark is not None and progress.events:
+                if progress.time_ms < watermark:
+                    typer.echo(_late(progress.time_ms, watermark), err=True)
+                watermark = None  # the first events tell; what is in order stays so
+
+        counts = run(shop, settings, options, report=report)
     typer.echo(json.dumps(counts))
+
+
+def _is_unfinished(state: Path) -> bool:
+    import json
+
+    try:
+        return json.loads(state.read_bytes())["done"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _watermark(settings: Settings) -> int | None:
+    """Return the time (UTC ms) before which every score task refuses events, None where none has said so."""
+    from streams.cli.status import published
+
+    workers = published(settings).values()
+    tasks = [task for one in workers if one.get("stage") == "score" for task in one.get("tasks", {}).values()]
+    return min((task["watermark"] for task in tasks if task.get("watermark") is not None), default=None)
+
+
+def _late(reached_ms: int, watermark_ms: int) -> str:
+    from datetime import UTC, datetime
+
+    reached, watermark = (datetime.fromtimestamp(at / 1_000, UTC) for at in (reached_ms, watermark_ms))
+    return (
+        f"warning: the events up to {reached:%Y-%m-%d %H:%M:%SZ} are late, for the workers have come to "
+        f"{watermark:%Y-%m-%d %H:%M:%SZ}: they go to the dead letters. History goes first into a fresh system: a new "
+        "--data-dir, or another kafka.prefix and redis.prefix"
+    )
 
 
 def _time(text: str | None, timezone: str, option: str) -> int | None:

@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
+from streams.roles import Role
+
 app = typer.Typer(help="Run a role, or everything.")
 
 
 @app.command()
 def run(
-    role: Annotated[str | None, typer.Option(help="score, demand, learn or control; without it: all of them")] = None,
+    role: Annotated[Role | None, typer.Option(help="one alone; without it: all of them")] = None,
     data_dir: Annotated[Path, typer.Option(help="where the embedded servers keep their data")] = Path(".tidecast/data"),
 ) -> None:
     """Run one role in this process, or supervise all of them.
 
     Without kafka.bootstrap_servers an embedded broker and store are started (extra `embedded`), and their addresses
-    are the first line printed.
+    are the first line printed. Other commands reach them after `. DATA_DIR/environment`.
     """
     from streams.settings import load_settings
 

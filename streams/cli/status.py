@@ -36,7 +36,7 @@ def status(
     for address in url or ():
         if not address.startswith(("http://", "https://")):
             raise ConfigurationError(f"--url {address!r}: must look like http://127.0.0.1:8080; workers log theirs")
-    found = _ask(url) if url else _published(load_settings())
+    found = _ask(url) if url else published(load_settings())
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     elif found:
@@ -64,7 +64,7 @@ def _ask(urls: list[str]) -> dict[str, dict[str, Any]]:
     return {status_key(one): one for one in answers}
 
 
-def _published(settings: Settings) -> dict[str, dict[str, Any]]:
+def published(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return the newest status by worker, from the end of the status topic."""
     from confluent_kafka import Consumer, TopicPartition
 
@@ -98,15 +98,19 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("worker", "ready", "tasks", "watermark", "epochs", "as of"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("worker", "ready", "tasks", "watermark", "as of"):
+        table.add_column(name, no_wrap=True)
+    # As many as there are tasks: on a narrow terminal the epochs alone give way.
+    table.add_column("epochs")
     for name, one in found.items():
         tasks = one.get("tasks", {}).values()
-        marks = [task["watermark"] for task in tasks if task.get("watermark") is not None]
+        marks = [task.get("watermark") for task in tasks]
+        least = None if None in marks else min(marks, default=None)
         ready = Text("yes", "green") if one.get("ready") else Text("no", "red")
-        epochs = ", ".join(str(task.get("epoch")) for task in tasks)
-        table.add_row(Text(name), ready, str(len(tasks)), _time(min(marks, default=None)), epochs, _time(one.get("at")))
+        told = ", ".join(str(task.get("epoch")) for task in tasks)
+        epochs = Text(told, no_wrap=True, overflow="ellipsis")
+        table.add_row(Text(name), ready, str(len(tasks)), _time(least), _time(one.get("at")), epochs)
     return table
 
 
@@ -119,6 +123,7 @@ def _notes(one: Mapping[str, Any]) -> list[str]:
             counts[what] = counts.get(what, 0) + count
     if counts:
         lines.append(", ".join(f"{what} {count:,}" for what, count in sorted(counts.items())))
+    lines.extend(f"{what} {said}" for what, said in one.get("serves", {}).items())
     training = one.get("training")
     if training is not None:
         last = training["last"]
@@ -142,4 +147,8 @@ def _notes(one: Mapping[str, Any]) -> list[str]:
 
 
 def _time(at_ms: int | None) -> str:
-    return "–" if at_ms is None else datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    """Return a time of today as such, any other with its date."""
+    if at_ms is None:
+        return "–"
+    at = datetime.fromtimestamp(at_ms / 1_000, UTC)
+    return at.strftime("%H:%M:%SZ" if at.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%SZ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Create and show topics.")
+app = typer.Typer(no_args_is_help=True, help="Create the topics.")
 
 
 @app.callback()

@@ -23,11 +23,14 @@ def train(
 
     A run that was interrupted goes on from its last checkpoint. The figures are the last line, as JSON.
     """
-    from streams.cli._training import TrainingProgress
+    from streams.kafka import base_config
     from streams.settings import load_settings
-    from streams.train import run_training
 
     settings = load_settings()
+    base_config(settings)  # a missing address is said now, not after torch was loaded
+    from streams.cli._training import TrainingProgress
+    from streams.train import run_training
+
     asked = {"epochs": epochs, "seed": seed, "device": device}
     changed = settings.train.model_copy(update={name: value for name, value in asked.items() if value is not None})
     settings = settings.model_copy(update={"train": changed})

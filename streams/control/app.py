@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -76,6 +77,7 @@ class ControlApp:
             topic_disable_leader=True,
             topic_allow_declare=False,
             store="memory://",
+            datadir=_data_folder(settings.train.registry),
             web_bind=settings.control.web_host,
             # Faust refuses 0 and -1, also where nothing is served.
             web_port=max(web_port, 1),
@@ -157,6 +159,13 @@ class ControlApp:
         self.app.page("/", name="index")(index)
         self.app.page("/status.json", name="status")(status)
         self.app.page("/train", name="train")(Train)
+
+
+def _data_folder(registry: Path) -> Path:
+    """Make the folder that Faust wants though it has no tables: beside what this role writes, not where it began."""
+    folder = registry / ".control"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 async def stop(app: ControlApp, timeout_s: float) -> None:

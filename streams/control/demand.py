@@ -1,8 +1,8 @@
 """Demand forecasts joined with the buckets that closed: each step of each forecast is judged once.
 
 A forecast says a mean and quantiles for buckets to come; a closed bucket says what sold in it. Of several revisions of
-a forecast the newest counts, if it comes before the bucket closes. A bucket counts as it closed first; later revisions
-are counted in `revised`, and change no figure.
+a forecast the newest counts, if it comes before the bucket closes. A bucket counts as it was first heard of; later
+revisions are counted in `revised`, and change no figure.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class DemandJoin:
     def closed(self, bucket: HistoryBucket) -> list[JudgedStep]:
         """Take a closed bucket and judge the forecasts of it."""
         key = (bucket.product_id, bucket.bucket_start)
-        if bucket.revision > 0 or key in self._actual:
+        # Of a compacted topic the first revision may be gone; the first that is seen counts.
+        if key in self._actual:
             self.revised += 1
             return []
         self._actual[key] = bucket.quantity

@@ -68,7 +68,7 @@ class PurchaseJoin:
     _span: int = 0
     _purchases: dict[str, list[_Purchase]] = field(default_factory=dict)
     _ages: list[tuple[int, str]] = field(default_factory=list)
-    _orders: dict[str, _Purchase] = field(default_factory=dict)
+    _orders: dict[tuple[str, str], _Purchase] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:
@@ -95,7 +95,7 @@ class PurchaseJoin:
     def bought(self, fact: Bought) -> None:
         """Take a purchase; of an order the first status counts."""
         if fact.order_id is not None:
-            known = self._orders.get(fact.order_id)
+            known = self._orders.get((fact.user, fact.order_id))
             if known is not None:
                 known.time = min(known.time, fact.time)
                 return
@@ -103,7 +103,7 @@ class PurchaseJoin:
         self._purchases.setdefault(fact.user, []).append(purchase)
         heappush(self._ages, (fact.time, fact.user))
         if fact.order_id is not None:
-            self._orders[fact.order_id] = purchase
+            self._orders[fact.user, fact.order_id] = purchase
             if len(self._orders) > self.limit:
                 del self._orders[next(iter(self._orders))]
         if len(self._ages) > self.limit:
@@ -111,7 +111,7 @@ class PurchaseJoin:
 
     def cancelled(self, fact: Cancelled) -> None:
         """Take a cancellation of an order known."""
-        purchase = self._orders.get(fact.order_id)
+        purchase = self._orders.get((fact.user, fact.order_id))
         if purchase is not None:
             at = fact.time if purchase.cancelled_at is None else min(purchase.cancelled_at, fact.time)
             purchase.cancelled_at = at

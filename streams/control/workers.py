@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 
+from schemas.wire import TIME_END
+
 _TIMEOUT = aiohttp.ClientTimeout(total=3.0)
 _FORGET_AFTER_MS = 3_600_000
 
@@ -46,7 +48,7 @@ class Workers:
             name = (key or b"").decode()
         except ValueError:
             return
-        if not isinstance(status, dict) or not isinstance(status.get("at"), int):
+        if not _is_status(status):
             return
         self.heard[name] = status
         for other, known in list(self.heard.items()):
@@ -58,11 +60,28 @@ class Workers:
             async with session.get(f"{url}/status") as response:
                 response.raise_for_status()
                 found = await response.json()
-            if not isinstance(found, dict):
-                raise ValueError("its status is no JSON object")
+            if not _is_status({**found, "at": now_ms} if isinstance(found, dict) else found):
+                raise ValueError("what it answers is no status")
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             reason = f"no answer from {url}: {error or type(error).__name__}"
             known = self._last.get(url, {"stage": "unknown", "worker": url.rpartition("/")[2]})
             return {**known, "at": now_ms, "ready": False, "reason": reason}
         self._last[url] = found
         return {**found, "at": now_ms, "url": url}
+
+
+def _is_status(found: object) -> bool:
+    """Say whether a foreigner's words can be shown as a worker's status."""
+    if not isinstance(found, dict) or type(at := found.get("at")) is not int or not 0 <= at < TIME_END:
+        return False
+    tasks, serves = found.get("tasks", {}), found.get("serves", {})
+    return isinstance(serves, dict) and isinstance(tasks, dict) and all(map(_is_task, tasks.values()))
+
+
+def _is_task(found: object) -> bool:
+    if not isinstance(found, dict) or not isinstance(counts := found.get("counts", {}), dict):
+        return False
+    mark = found.get("watermark")
+    return (mark is None or (type(mark) is int and abs(mark) < TIME_END)) and all(
+        type(count) is int for count in counts.values()
+    )

@@ -1,116 +1,174 @@
-"""What the demo knows: gathered from the topics as any downstream consumer would read them."""
+"""What the demo knows: what it sent, and what came back on the topics, read as any downstream consumer would."""
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 import orjson
 
-from streams.records import MODELS, PREDICTIONS, Record
+from schemas.outputs import (
+    PurchasePrediction,
+    decode_announcement,
+    decode_dead_letter,
+    decode_history,
+    decode_prediction,
+)
+from streams.demo.shops import Item
+from streams.records import CLICKSTREAM, DEADLETTERS, HISTORY, MODELS, ORDERS, PREDICTIONS, Record
 
+READ = (PREDICTIONS, HISTORY, MODELS, DEADLETTERS)
+"""The topics that `Figures.take` understands."""
 _SHOPPERS = 8
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Shopper:
     """The latest prediction for one user, beside the truth (None: unknown)."""
 
     user: str
     probability: float
     truth: float | None
-    model: str
 
 
-@dataclass(slots=True)
-class Product:
-    """The latest forecast of the next bucket for one product: mean and 80% interval in units, beside the truth."""
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a product was forecast to sell on the next day: mean and 80% interval in units."""
 
     product: str
-    start: int
     mean: float
     low: float
     high: float
-    model: str
 
 
 @dataclass(slots=True)
 class Figures:
-    """Counts and the latest of everything. `truth` gives a click's true probability, by event id."""
+    """Counts and the latest of everything.
 
+    `waiting` are the ids of clicks with a user that were neither scored nor refused yet. `forecasts` and `sold` are by
+    the day's start, then by product; `compared` is the last day of which something has both.
+    """
+
+    total: int = 0
     sent: int = 0
     clicks: int = 0
-    total: int = 0
+    anonymous: int = 0
     at: int = 0
+    waiting: set[str] = field(default_factory=set)
     purchases: int = 0
     demands: int = 0
-    ids: set[str] = field(default_factory=set)
     doubled: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     shoppers: OrderedDict[str, Shopper] = field(default_factory=OrderedDict)
-    products: dict[str, Product] = field(default_factory=dict)
+    forecasts: dict[int, dict[str, Forecast]] = field(default_factory=dict)
+    sold: dict[int, dict[str, int]] = field(default_factory=dict)
+    compared: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     version: str = "none yet"
-    truths: dict[str, float] = field(default_factory=dict)
-    errors: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=20_000))
     first_prediction_s: float | None = None
-    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=60))
+    _asked: set[str] = field(default_factory=set)
+    _ids: set[str] = field(default_factory=set)
+    _truths: dict[str, float] = field(default_factory=dict)
+    _errors: deque[float] = field(default_factory=lambda: deque(maxlen=20_000))
+    _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=60))
+
+    def sending(self, item: Item) -> None:
+        """Note an event that is about to be sent."""
+        self.sent += 1
+        if item.topic in (CLICKSTREAM, ORDERS):
+            self.at = max(self.at, item.time_ms)
+        self.clicks += item.topic == CLICKSTREAM
+        click = item.click
+        if click is None:
+            return
+        if click.user_id is None:
+            self.anonymous += 1
+        elif click.event_id not in self._asked:  # a repeat is scored once
+            self._asked.add(click.event_id)
+            self.waiting.add(click.event_id)
+            if item.truth is not None:
+                self._truths[click.event_id] = item.truth
 
     def take(self, record: Record, elapsed_s: float) -> None:
-        """Take a record of predictions or models."""
-        if record.value is None:
+        """Take a record of one of the topics in `READ`."""
+        topic, value = record.input.topic, record.value
+        if value is None:
             return
-        if record.input.topic == MODELS:
-            self._model(orjson.loads(record.value))
-        elif record.input.topic == PREDICTIONS:
+        if topic == MODELS:
+            self._model(value)
+        elif topic == HISTORY:
+            bucket = decode_history(value)
+            self.sold.setdefault(bucket.bucket_start, {})[bucket.product_id] = bucket.quantity
+            self._compare(bucket.bucket_start, bucket.product_id)
+        elif topic == DEADLETTERS:
+            self._dead_letter(value)
+        elif topic == PREDICTIONS:
             if self.first_prediction_s is None:
                 self.first_prediction_s = elapsed_s
-            self._prediction(orjson.loads(record.value))
+            self._prediction(value)
 
     def tick(self, elapsed_s: float) -> None:
         """Note how far it is, for the rate."""
-        self.recent.append((elapsed_s, self.purchases))
+        self._recent.append((elapsed_s, self.purchases))
 
     def rate(self) -> float:
         """Return clicks scored per second over the last seconds."""
-        if len(self.recent) < 2:
+        if len(self._recent) < 2:
             return 0.0
-        (since, before), (until, after) = self.recent[0], self.recent[-1]
+        (since, before), (until, after) = self._recent[0], self._recent[-1]
         return (after - before) / (until - since) if until > since else 0.0
 
     def truth_gap(self) -> float | None:
         """Return the mean absolute distance of recent probabilities from the simulated truth."""
-        return sum(abs(p - t) for p, t in self.errors) / len(self.errors) if self.errors else None
+        return sum(self._errors) / len(self._errors) if self._errors else None
 
     def log_losses(self) -> tuple[float, float] | None:
-        """Return the prequential log loss of the model and of the running base rate, None before the first version."""
-        loss, base = self.metrics.get("log_loss", math.nan), self.metrics.get("base_rate_log_loss", math.nan)
-        return None if math.isnan(loss) or math.isnan(base) else (loss, base)
+        """Return the prequential log loss of the model and of the running base rate, None before anything is judged."""
+        loss, base = self.metrics.get("log_loss"), self.metrics.get("base_rate_log_loss")
+        return None if loss is None or base is None else (loss, base)
 
-    def _model(self, announced: dict) -> None:  # type: ignore[type-arg]
-        if announced["model"] == "purchase":
-            self.version = f"{announced['name']} {announced['version'].lstrip('0') or '0'}"
-            self.metrics = announced["metrics"]
+    def day(self) -> int | None:
+        """Return the start of the day to show: the last one that was sold, else the next one that is forecast."""
+        return self.compared if self.compared is not None else max(self.forecasts, default=None)
 
-    def _prediction(self, said: dict) -> None:  # type: ignore[type-arg]
-        if said["id"] in self.ids:
-            self.doubled += 1
-        self.ids.add(said["id"])
-        model = f"{said['model']['name']} {said['model']['version'].lstrip('0') or '0'}"
-        if said["kind"] == "purchase":
+    def _model(self, value: bytes) -> None:
+        announced = decode_announcement(value)
+        if announced.model == "purchase":
+            self.version = f"{announced.name} {announced.version.lstrip('0') or '0'}"
+            self.metrics = announced.metrics
+
+    def _dead_letter(self, value: bytes) -> None:
+        letter = decode_dead_letter(value)
+        self.refused[letter.reason] += 1
+        try:
+            refused = orjson.loads(letter.value() or b"")
+        except orjson.JSONDecodeError:
+            return  # damaged on the way: nothing waits for it
+        if letter.topic == CLICKSTREAM and isinstance(refused, dict):
+            self.waiting.discard(str(refused.get("event_id")))
+
+    def _prediction(self, value: bytes) -> None:
+        said = decode_prediction(value)
+        self.doubled += said.id in self._ids
+        self._ids.add(said.id)
+        if isinstance(said, PurchasePrediction):
             self.purchases += 1
-            payload = said["payload"]
-            truth = self.truths.pop(payload["event_id"], None)
+            event_id, probability = said.payload.event_id, said.payload.probability
+            self.waiting.discard(event_id)
+            truth = self._truths.pop(event_id, None)
             if truth is not None:
-                self.errors.append((payload["probability"], truth))
-            self.shoppers[said["subject"]] = Shopper(said["subject"], payload["probability"], truth, model)
-            self.shoppers.move_to_end(said["subject"])
+                self._errors.append(abs(probability - truth))
+            self.shoppers[said.subject] = Shopper(said.subject, probability, truth)
+            self.shoppers.move_to_end(said.subject)
             while len(self.shoppers) > _SHOPPERS:
                 self.shoppers.popitem(last=False)
-        elif said["kind"] == "demand":
-            self.demands += 1
-            step = said["payload"]["steps"][0]
-            quantiles = step["quantiles"]
-            self.products[said["subject"]] = Product(
-                said["subject"], step["start"], step["mean"], quantiles["0.1"], quantiles["0.9"], model
-            )
+            return
+        self.demands += 1
+        step = said.payload.steps[0]
+        forecast = Forecast(said.subject, step.mean, step.quantiles["0.1"], step.quantiles["0.9"])
+        self.forecasts.setdefault(step.start, {})[said.subject] = forecast
+        self._compare(step.start, said.subject)
+
+    def _compare(self, start: int, product: str) -> None:
+        if product in self.forecasts.get(start, ()) and product in self.sold.get(start, ()):
+            self.compared = max(self.compared or start, start)

@@ -109,6 +109,7 @@ class Worker:
             "worker": self._settings.runtime.worker_id,
             "ready": self._telemetry.reason is None,
             "reason": self._telemetry.reason,
+            "serves": dict(self._stage.serves()),
             "tasks": {
                 task.name: {
                     "offsets": {str(input_): offset for input_, offset in task.offsets().items()},

@@ -102,6 +102,11 @@ class DemandStage:
         """Return None: nothing was asked for."""
         return None
 
+    def serves(self) -> Mapping[str, str]:
+        """Return the champion, the version in shadow, and why the announced champion was refused."""
+        found = {"champion": self.models.champion, "shadow": self.models.shadow, "refused": self.models.refused}
+        return {name: said for name, said in found.items() if said is not None}
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of a task."""
         self._tasks = tasks

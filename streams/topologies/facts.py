@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from typing import Generic, TypeVar
+from bisect import bisect_left, bisect_right
+from typing import Any, Generic, TypeVar
 
 from schemas.codec import Catalog, Plan
 
@@ -25,14 +25,19 @@ class ValidFrom(Generic[T]):
     def put(self, key: str, since: int, event_id: str, value: T) -> None:
         """Enter a value; the same event entered again changes nothing."""
         entries = self._entries.setdefault(key, [])
-        if not any(entry[:2] == (since, event_id) for entry in entries[-3:]):
-            insort(entries, (since, event_id, value), key=lambda entry: entry[:2])
+        place = bisect_left(entries, (since, event_id), key=_time_and_id)
+        if place == len(entries) or _time_and_id(entries[place]) != (since, event_id):
+            entries.insert(place, (since, event_id, value))
 
     def at(self, key: str, time: int) -> T | None:
         """Return the value of `key` at `time` (ms)."""
         entries = self._entries.get(key, [])
         index = bisect_right(entries, time, key=lambda entry: entry[0])
         return entries[index - 1][2] if index else None
+
+
+def _time_and_id(entry: tuple[int, str, Any]) -> tuple[int, str]:
+    return entry[:2]
 
 
 class Facts:

@@ -52,6 +52,8 @@ class DemandModels:
         self._settings = settings
         self._champion: _Loaded | None = None
         self._shadow: _Loaded | None = None
+        self.refused: str | None = None
+        """Why the champion announced last is not the one that serves."""
         self.calendar = Calendar(settings.demand.bucket, settings.shop.timezone)
 
     @property
@@ -73,7 +75,10 @@ class DemandModels:
         A version that cannot be loaded (signature, shape, another bucket) is refused with a log line: what serves goes
         on.
         """
-        known = self._champion if announcement.role == "champion" else self._shadow
+        champion = announcement.role == "champion"
+        known = self._champion if champion else self._shadow
+        if champion:
+            self.refused = None
         if (known.version if known else None) == announcement.version:
             return False
         loaded = None
@@ -81,7 +86,7 @@ class DemandModels:
             loaded = self._load(announcement)
             if loaded is None:
                 return False
-        if announcement.role == "champion":
+        if champion:
             self._champion = loaded
         else:
             self._shadow = loaded
@@ -96,6 +101,8 @@ class DemandModels:
         except (RegistryError, OSError, ValueError) as error:
             said = f"{announcement.role} {announcement.version}"
             _LOG.error("demand %s cannot be served: %s; %s goes on", said, error, self.champion)
+            if announcement.role == "champion":
+                self.refused = f"{announcement.version}: {error}"
             return None
 
     def forecast(self, products: Sequence[str], series: Sequence[Series], number: int, facts: Facts) -> list[Forecast]:

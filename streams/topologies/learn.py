@@ -74,6 +74,10 @@ class LearnStage:
         """Return None: nothing was asked for."""
         return None
 
+    def serves(self) -> Mapping[str, str]:
+        """Return nothing: models are made here, not served."""
+        return {}
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of the task."""
         self._tasks = tasks

@@ -129,6 +129,10 @@ class ScoreStage:
         pin, serves = self.settings.score.model_pin, f"{self.model.name}:{self.model.version}"
         return None if pin in (None, serves) else f"the pinned model {pin} is not in {MODELS}: pin another, or none"
 
+    def serves(self) -> Mapping[str, str]:
+        """Return the model that serves."""
+        return {"model": f"{self.model.name}:{self.model.version}"}
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of a task."""
         return _ScoreState(self, partition, tasks)

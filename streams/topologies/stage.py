@@ -178,6 +178,10 @@ class Stage(Protocol):
         """Say what it was told to serve and does not have, if anything; while it has not, nothing is taken."""
         ...
 
+    def serves(self) -> Mapping[str, str]:
+        """Say for the status which models serve, and what was refused."""
+        ...
+
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of task `partition` of `tasks`."""
         ...

@@ -46,6 +46,9 @@ class TallyStage:
     def lacks(self) -> str | None:
         return None
 
+    def serves(self) -> Mapping[str, str]:
+        return {}
+
     def open(self, partition: int, tasks: int) -> State:
         return TallyState()
 

@@ -1,0 +1,167 @@
+"""Laws of the commands: what they share, what they refuse, and what they say of where things are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from streams.cli.app import _COMMANDS, app
+from streams.cli.status import _table
+from streams.errors import ConfigurationError
+from streams.kafka import _SAME_LINE_S, _Sparing
+from streams.settings import Settings
+from streams.supervisor import _kept_port, _tell, _told, embedded_environment
+
+
+def test_the_defaults_agree_on_the_registry() -> None:
+    """The registry of `tidecast run` with embedded servers is the one that every other command takes."""
+    environment = embedded_environment("127.0.0.1:1", "redis://127.0.0.1:2/0", Path(".tidecast/data"))
+    assert environment["TIDECAST_TRAIN__REGISTRY"] == str(Settings().train.registry.absolute())
+
+
+def test_embedded_servers_leave_what_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions and registry of a settings file or the environment hold on embedded servers too."""
+    file = tmp_path / "settings.toml"
+    file.write_text('[kafka]\npartitions = 7\n[train]\nregistry = "/models"\n')
+    monkeypatch.setenv("TIDECAST_CONFIG", str(file))
+    monkeypatch.setenv("TIDECAST_KAFKA__REST_AT_END_MS", "9")
+    environment = embedded_environment("127.0.0.1:1", "redis://127.0.0.1:2/0", tmp_path)
+    assert environment["TIDECAST_KAFKA__PARTITIONS"] == "7"
+    assert environment["TIDECAST_KAFKA__REST_AT_END_MS"] == "9"
+    assert environment["TIDECAST_TRAIN__REGISTRY"] == "/models"
+
+
+@pytest.mark.parametrize("folder", ["data", "it's $HOME & more", "two\nlines"])
+def test_a_shell_reads_what_run_wrote(tmp_path: Path, folder: str) -> None:
+    """The file and the line to paste set the same variables, whatever the folder's name; `run` knows them again."""
+    data = tmp_path / folder
+    data.mkdir()
+    environment = {"TIDECAST_TRAIN__REGISTRY": str(data / "registry"), "TIDECAST_REDIS__URL": "redis://127.0.0.1:2/0"}
+    line = _tell(data, environment)
+    for script in (f". {shlex.quote(str(data / 'environment'))}", line):
+        shown = subprocess.run(["sh", "-c", f"{script}; env -0"], capture_output=True, text=True, check=True).stdout
+        assert {f"{name}={value}" for name, value in environment.items()} <= set(shown.split("\0"))
+    assert _told(data) == environment
+
+
+def test_the_port_of_the_web_view_is_kept(tmp_path: Path) -> None:
+    """A folder's port stays as long as nobody else takes it."""
+    port = _kept_port(tmp_path / "web-port")
+    assert _kept_port(tmp_path / "web-port") == port
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        moved = _kept_port(tmp_path / "web-port")
+    assert moved != port
+    assert _kept_port(tmp_path / "web-port") == moved
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_help_is_about_the_command(command: str) -> None:
+    """No command offers what is not its own."""
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "completion" not in result.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """`--version` says what is installed, and needs no command."""
+    from importlib.metadata import version
+
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"tidecast {version('tidecast')}\n")
+
+
+def test_an_unknown_role_is_named_with_the_known_ones() -> None:
+    """A role that is none is refused before anything starts."""
+    result = CliRunner().invoke(app, ["run", "--role", "foo"])
+    assert result.exit_code == 2
+    assert "'foo'" in result.stderr
+    assert all(role in result.stderr for role in ("score", "demand", "learn", "control"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("backtest demand x.toml --out y --freq D --origins 2026-11-20", "give either --top N or --keys FILE"),
+        ("train", "kafka.bootstrap_servers is not set"),
+        ("replay x.toml", "x.toml"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_heavy_is_loaded(
+    arguments: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong call costs no import of numba or torch."""
+    script = (
+        "import sys\nfrom streams.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(sorted({'numba', 'torch', 'river'} & set(sys.modules)))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDECAST_")}
+    command = [sys.executable, "-c", script, *arguments.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == ConfigurationError.exit_code
+    assert said in done.stderr
+    assert done.stdout == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    size = ["--users", "100", "--products", "10", "--days", "3", "--end", "2024-05-01"]
+    result = CliRunner().invoke(app, ["simulate", "--out", str(folder), *size])
+    assert result.exit_code == 0, result.output
+    return folder / "source.toml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (["purchase", "--from", "2030-01-01"], "predictions.csv"),
+        (["demand", "--freq", "D", "--origins", "2024-05-01", "--top", "3", "--no-train"], "forecasts.csv"),
+    ],
+)
+def test_an_empty_backtest_is_no_success(shop: Path, tmp_path: Path, arguments: list[str], file: str) -> None:
+    """Where nothing could be scored the files are written, standard error says why, and the exit code is 1."""
+    kind, *options = arguments
+    result = CliRunner().invoke(app, ["backtest", kind, str(shop), "--out", str(tmp_path), *options])
+    assert result.exit_code == 1, result.output
+    assert "warning: " in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} >= {file, "metrics.json", "report.html"}
+
+
+def test_status_breaks_no_line_at_80_columns() -> None:
+    """One line a worker, its name and times whole, however many tasks it has."""
+    tasks = {str(number): {"watermark": 1_700_000_000_000, "epoch": 100 + number} for number in range(32)}
+    found = {name: {"ready": True, "at": 1_700_000_100_000, "tasks": tasks} for name in ("control/worker-0", "a/b")}
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115  # the console's own
+    console.print(_table(found))
+    lines = [line for line in console.export_text().splitlines() if "/" in line]
+    assert [line.split()[0] for line in lines] == list(found)
+    for line in lines:
+        assert "2023-11-14 22:13:20Z" in line
+        assert "2023-11-14 22:15:00Z" in line
+
+
+def test_a_client_without_a_broker_says_so_once_a_minute() -> None:
+    """Lines that differ by client and duration are one; another line, or a later minute, is heard."""
+    sparing = _Sparing()
+
+    def passes(text: str, at: float) -> bool:
+        record = logging.LogRecord("tidecast.kafka", logging.WARNING, "", 0, text, None, None)
+        record.created = at
+        return bool(sparing.filter(record))
+
+    line = "FAIL [rdkafka#consumer-{}] [thrd:a:1/1]: Connect to ipv4#a:1 failed: refused (after {}ms in state CONNECT)"
+    assert passes(line.format(1, 0), 1_000.0)
+    assert not passes(line.format(2, 15), 1_001.0)
+    assert passes(line.format(1, 0).replace("refused", "timed out"), 1_001.0)
+    assert passes(line.format(1, 3), 1_000.0 + _SAME_LINE_S)
