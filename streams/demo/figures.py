@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -57,6 +58,8 @@ class Figures:
     waiting: set[str] = field(default_factory=set)
     purchases: int = 0
     demands: int = 0
+    buckets: int = 0
+    versions: int = 0
     doubled: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     shoppers: OrderedDict[str, Shopper] = field(default_factory=OrderedDict)
@@ -95,9 +98,12 @@ class Figures:
         if value is None:
             return
         if topic == MODELS:
-            self._model(value)
+            # Each version comes a second time, under a key to pin it by.
+            if record.key == b"purchase/champion":
+                self._model(value)
         elif topic == HISTORY:
             bucket = decode_history(value)
+            self.buckets += 1
             self.sold.setdefault(bucket.bucket_start, {})[bucket.product_id] = bucket.quantity
             self._compare(bucket.bucket_start, bucket.product_id)
         elif topic == DEADLETTERS:
@@ -106,6 +112,15 @@ class Figures:
             if self.first_prediction_s is None:
                 self.first_prediction_s = elapsed_s
             self._prediction(value)
+
+    def complete(self, counts: Mapping[str, int]) -> bool:
+        """Tell whether every click was answered and all that the workers counted was read."""
+        return (
+            not self.waiting
+            and self.demands >= counts.get("demand_predictions", 0)
+            and self.buckets >= counts.get("buckets_closed", 0) + counts.get("buckets_revised", 0)
+            and self.versions >= counts.get("models_published", 0)
+        )
 
     def tick(self, elapsed_s: float) -> None:
         """Note how far it is, for the rate."""
@@ -133,9 +148,9 @@ class Figures:
 
     def _model(self, value: bytes) -> None:
         announced = decode_announcement(value)
-        if announced.model == "purchase":
-            self.version = f"{announced.name} {announced.version.lstrip('0') or '0'}"
-            self.metrics = announced.metrics
+        self.versions += 1
+        self.version = f"{announced.name} {announced.version.lstrip('0') or '0'}"
+        self.metrics = announced.metrics
 
     def _dead_letter(self, value: bytes) -> None:
         letter = decode_dead_letter(value)

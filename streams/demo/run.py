@@ -144,12 +144,11 @@ class _Watch:
         """Tell whether nothing more will come, all events being sent and nothing new having been read."""
         if self.elapsed - self._looked >= _LOOK_S:
             self._looked = self.elapsed
-            # Of the look before: what it saw done has been read by now.
-            if not self.figures.waiting and self.workers.past(self.figures.at):
-                return True
             self.workers.look()
             if self.workers.lacking():
                 self._news = self.elapsed
+            elif self.workers.past(self.figures.at) and self.figures.complete(self.workers.counts()):
+                return True
         return self.elapsed - self._news > _SILENCE_S
 
     def _show(self, live: Live | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,14 @@ class Workers:
         """Tell whether every task of every role has done all up to this event time."""
         marks = [[task["watermark"] for task in said.get("tasks", {}).values()] for role, said in self.statuses.items()]
         return all(of_role and all(mark is not None and mark >= time_ms for mark in of_role) for of_role in marks)
+
+    def counts(self) -> Counter[str]:
+        """Return what all tasks counted, together."""
+        total: Counter[str] = Counter()
+        for said in self.statuses.values():
+            for task in said.get("tasks", {}).values():
+                total.update(task["counts"])
+        return total
 
 
 def _status(port: int) -> dict[str, Any]:

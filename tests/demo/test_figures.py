@@ -127,6 +127,18 @@ def test_the_day_shown_is_the_last_that_was_sold(history_first: bool) -> None:
     assert figures.sold[3 * DAY]["p"] == 5
 
 
+def test_complete_is_what_the_workers_counted() -> None:
+    """While a click waits, or a forecast or a closed day that a worker counted was not read, more will come."""
+    figures = Figures()
+    counted = {"demand_predictions": 1, "buckets_closed": 1, "buckets_revised": 1}
+    figures.sending(sent(1))
+    for each in (forecast("p", 3, 5.0), closed("p", 2, 4), closed("p", 2, 3, revision=1), purchase(1)):
+        assert not figures.complete(counted)
+        figures.take(each, 1.0)
+    assert figures.complete(counted)
+    assert not figures.complete({"models_published": 1})
+
+
 def test_the_cut_last_day_has_no_truth() -> None:
     """The simulated shop ends where it is told to; what its last day would have sold as a whole is not known."""
     end = 20_000 * DAY + DAY // 2
