@@ -2,12 +2,13 @@
 
 The last `horizon` buckets were held out of training; both models forecast them from what lay before, for every product
 that sold within the context, and the lower weighted quantile loss (WQL) wins. A version that does not win runs in
-shadow. The margin it must win by is declared with the decision.
+shadow, and so does one that the network which serves now beats. The margin it must win by is declared with the
+decision.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from models import evaluation, seasonal
 from models.buckets import Ints
 from models.samples import Samples
-from models.sequence import History
+from models.sequence import History, SequenceForecaster
 from models.training import Trained
 from models.windows import Panel
 
@@ -26,11 +27,13 @@ Decision = Literal["promoted", "shadow"]
 class Backtest:
     """Figures of both models over the same `products` and `steps`, and what follows from them.
 
-    `win` is the share by which the version's WQL is lower than the seasonal forecast's; promoted iff above `margin`.
+    `win` is the share by which the version's WQL is lower than the seasonal forecast's; promoted iff above `margin`,
+    and `wql` is not above `wql_champion`, that of the network which serves now (NaN where none does).
     """
 
     wql: float
     wql_seasonal: float
+    wql_champion: float
     wape: float
     wape_seasonal: float
     coverage_95: float
@@ -42,18 +45,27 @@ class Backtest:
 
     def metrics(self) -> dict[str, float]:
         """Return the figures as they go into a card and an announcement; those that are undefined are left out."""
-        names = ("wql", "wql_seasonal", "wape", "wape_seasonal", "coverage_95", "products", "steps", "win", "margin")
-        figures = {name: float(getattr(self, name)) for name in names}
+        figures = {name: float(value) for name, value in asdict(self).items() if name != "decision"}
         return {name: value for name, value in figures.items() if np.isfinite(value)}
 
 
-def backtest(trained: Trained, panel: Panel, *, margin: float = 0.0) -> Backtest:
-    """Forecast the held-out buckets with both models, each seeing only what it would have seen, and decide."""
+def backtest(
+    trained: Trained, panel: Panel, *, champion: SequenceForecaster | None = None, margin: float = 0.0
+) -> Backtest:
+    """Forecast the held-out buckets with all models, each seeing only what it would have seen, and decide.
+
+    `champion` is the network that serves now; it must take the same covariates and look as far ahead.
+    """
     spec, column = trained.spec, trained.split.held_out
     past = panel.before(column)
     series = Samples(past, spec).eligible(column, column + 1)[0]
     actual = panel.quantity[series, column : column + spec.horizon]
-    mean, quantiles = trained.forecaster.forecast(histories(past, panel, series, spec.horizon))
+    before = histories(past, panel, series, spec.horizon)
+    mean, quantiles = trained.forecaster.forecast(before)
+    wql_champion = float("nan")
+    if champion is not None:
+        served = champion.forecast(before)[1][:, : spec.horizon]
+        wql_champion = evaluation.wql(actual, served, champion.spec.quantiles)
 
     kept = seasonal.kept_buckets(spec.freq)
     base_mean, base_quantiles = np.empty_like(mean), np.empty_like(quantiles)
@@ -69,6 +81,7 @@ def backtest(trained: Trained, panel: Panel, *, margin: float = 0.0) -> Backtest
     return Backtest(
         wql=wql,
         wql_seasonal=wql_seasonal,
+        wql_champion=wql_champion,
         wape=evaluation.wape(actual, mean),
         wape_seasonal=evaluation.wape(actual, base_mean),
         coverage_95=evaluation.coverage(actual, quantiles[..., 0], quantiles[..., -1]),
@@ -76,7 +89,7 @@ def backtest(trained: Trained, panel: Panel, *, margin: float = 0.0) -> Backtest
         steps=spec.horizon,
         win=win,
         margin=margin,
-        decision="promoted" if win > margin else "shadow",
+        decision="promoted" if win > margin and not wql > wql_champion else "shadow",
     )
 
 

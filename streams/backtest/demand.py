@@ -27,7 +27,6 @@ from streams.backtest.forecasters import (
     since_first,
     train_rival,
 )
-from streams.backtest.ledger import plan_rows
 from streams.backtest.origins import Origin, check_origins, choose_keys, parse_origins
 from streams.backtest.report import Band, forecast_chart, heading, table, write_page
 from streams.backtest.scores import LEVELS, DemandScores, mase_scale
@@ -175,7 +174,7 @@ class _Run:
         rival = self._train(origin, position, names) if self._request.train else None
         if isinstance(rival, Rival):
             starts = [buckets.calendar.start(origin.number + step) for step in range(horizon)]
-            ahead = np.array([plan_rows(buckets.facts, key, starts, names) for key in panel.products])
+            ahead = np.array([buckets.facts.planned(key, starts, names) for key in panel.products])
             said[SEQUENCE] = sequence_forecasts(rival, panel, ahead.reshape(len(panel.products), horizon, len(names)))
         promoted = isinstance(rival, Rival) and rival.promoted
         said = {CHAMPION: said[SEQUENCE if promoted else SEASONAL], **said}

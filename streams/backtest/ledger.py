@@ -91,7 +91,7 @@ class Ledger:
         if covariates:
             starts = [self.calendar.start(number) for number in range(first, until)]
             for k, key in enumerate(keys):
-                planned[k] = plan_rows(facts, key, starts, covariates)
+                planned[k] = facts.planned(key, starts, covariates)
         return Panel(
             self.calendar.freq,
             self.calendar.timezone,
@@ -148,9 +148,3 @@ class Ledger:
 
     def _rows(self, position: int) -> dict[str, Ints]:
         return {name: np.array(column[:position], dtype=np.int64) for name, column in self._columns.items()}
-
-
-def plan_rows(facts: Facts, key: str, starts: Sequence[int], names: Sequence[str]) -> Floats:
-    """Return what is planned for `key` in the buckets that begin at `starts` (UTC ms), as ``(buckets, names)``."""
-    rows = [facts.covariates(key, start) for start in starts]
-    return np.array([[row.get(name, 0.0) for name in names] for row in rows]).reshape(len(starts), len(names))

@@ -13,6 +13,8 @@ def resting_consumer(rest_s: float) -> type[Consumer]:
     """Return Faust's consumer class, with `rest_s` seconds between one fetch and the next."""
 
     class RestingThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust has no types that mypy --strict accepts
+        """Faust's thread of the consumer, whose client rests before each fetch."""
+
         def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
             consumer = super()._create_consumer(loop)
             client = consumer._client
@@ -27,6 +29,8 @@ def resting_consumer(rest_s: float) -> type[Consumer]:
             return consumer
 
     class RestingConsumer(Consumer):  # type: ignore[misc]  # as above
+        """Faust's consumer in that thread."""
+
         def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
             return RestingThread(self, loop=self.loop, beacon=self.beacon)
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from schemas.codec import Catalog, Plan
+
+Floats = NDArray[np.float64]
 
 T = TypeVar("T")
 
@@ -28,6 +34,10 @@ class ValidFrom(Generic[T]):
         place = bisect_left(entries, (since, event_id), key=_time_and_id)
         if place == len(entries) or _time_and_id(entries[place]) != (since, event_id):
             entries.insert(place, (since, event_id, value))
+
+    def values(self) -> Iterator[T]:
+        """Return all values, of whatever key and time."""
+        return (value for entries in self._entries.values() for _, _, value in entries)
 
     def at(self, key: str, time: int) -> T | None:
         """Return the value of `key` at `time` (ms)."""
@@ -69,3 +79,15 @@ class Facts:
         if product is not None:
             found.update(product.covariates)
         return found
+
+    def covariate_names(self) -> tuple[str, ...]:
+        """Return the names of all that was ever planned, sorted."""
+        return tuple(sorted({name for plan in self._plan.values() for name in plan.covariates}))
+
+    def planned(self, product_id: str, starts: Sequence[int], names: Sequence[str]) -> Floats:
+        """Return what is planned in the buckets that begin at `starts` (UTC ms), as ``(buckets, names)``.
+
+        What nobody planned is 0. Training, backtest and serving all ask here.
+        """
+        rows = [self.covariates(product_id, start) for start in starts]
+        return np.array([[row.get(name, 0.0) for name in names] for row in rows]).reshape(len(starts), len(names))

@@ -128,25 +128,21 @@ class DemandModels:
         self, model: _Loaded, products: Sequence[str], series: Sequence[Series], number: int, facts: Facts
     ) -> list[Forecast]:
         forecaster, steps = model.forecaster, self._settings.demand.horizon
-        histories = [self._history(forecaster, p, s, number, facts) for p, s in zip(products, series, strict=True)]
+        histories = [self.history(forecaster, p, s, number, facts) for p, s in zip(products, series, strict=True)]
         mean, quantiles = forecaster.forecast(histories)
         return [
             Forecast(SEQUENCE, model.version, m[:steps].tolist(), q[:steps].tolist(), forecaster.spec.quantiles)
             for m, q in zip(mean, quantiles, strict=True)
         ]
 
-    def _history(
+    def history(
         self, sequence: SequenceForecaster, product: str, series: Series, number: int, facts: Facts
     ) -> History:
         names = sequence.spec.covariates
         covariates = None
         if names:
-            first = number - len(series.closed) + 1
-            rows = [
-                facts.covariates(product, self.calendar.start(one))
-                for one in range(first, number + sequence.spec.horizon + 1)
-            ]
-            covariates = np.array([[row.get(name, 0.0) for name in names] for row in rows])
+            window = range(number - sequence.spec.context + 1, number + sequence.spec.horizon + 1)
+            covariates = facts.planned(product, [self.calendar.start(one) for one in window], names)
         return History(
             last_index=number,
             quantity=np.array(series.quantities()),
