@@ -30,7 +30,7 @@ from streams.backtest.forecasters import (
 from streams.backtest.origins import Origin, check_origins, choose_keys, parse_origins
 from streams.backtest.report import Band, forecast_chart, heading, table, write_page
 from streams.backtest.scores import LEVELS, DemandScores, mase_scale
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, SourceError
 from streams.settings import Settings
 from streams.sources import Source
 
@@ -80,15 +80,17 @@ def backtest_demand(
     """
     watching = watching or Watching()
     request.check()
+    make_folder(out)
     started = time.perf_counter()
     buckets = ClosedBuckets(source, settings, request.freq, request.level)
     origins = parse_origins(request.origins, buckets.calendar)
     positions = _feed(source, buckets, origins, watching)
     day_end = buckets.day_end()
+    if day_end is None and buckets.feed.events and request.level == "category":
+        raise SourceError("no event names a category; describe its column (category = …), or use --level product")
     check_origins(origins, day_end, buckets.calendar)
     keys = choose_keys(buckets.ledger, positions[0], origins[0], request.top, request.keys)
     fed_s = time.perf_counter() - started
-    make_folder(out)
     run = _Run(buckets, settings, request, keys, day_end or 0, out, watching)
     with csv_file(out / "forecasts.csv", HEADER) as rows:
         for origin, position in zip(origins, positions, strict=True):

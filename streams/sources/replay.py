@@ -106,6 +106,7 @@ def replay(
     state = _State(options, source, settings)
     with Sender(settings, source.name, ALL_TOPICS) as sender:
         skip = state.load(sender)
+        state.save(skip, done=False)  # what cannot be noted later shows before anything is sent
         run = _Run(source, sender, state, clock, report)
         run.send_all(source.items(skip, start_ms=options.start_ms, end_ms=options.end_ms), options.speed)
     return _counts(source, run, skip, clock.now() - started)
