@@ -56,16 +56,28 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> float:
+def calibration_error(
+    labels: ArrayLike, probabilities: ArrayLike, bins: int = 10, *, equal_mass: bool = False
+) -> float:
     """Return the expected calibration error: over `bins` of equal width, the mean gap of rate and probability.
+
+    Where all probabilities are small they share one bin of equal width, which then sees no more than their mean; bins
+    that hold about as many each (`equal_mass`; equal probabilities stay together) see more.
 
     >>> calibration_error([1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25])
     0.0
+    >>> labels, wrong = [0, 0, 0, 0, 0, 1], [0.05] * 3 + [0.01] * 3  # high where nobody buys
+    >>> calibration_error(labels, wrong, bins=2) < calibration_error(labels, wrong, bins=2, equal_mass=True)
+    True
     """
     y, p = _pairs(labels, probabilities)
     if not len(y):
         return float("nan")
-    place = np.clip((p * bins).astype(np.int64), 0, bins - 1)
+    if equal_mass:
+        edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="lower"))
+        place = np.searchsorted(edges, p, side="left")
+    else:
+        place = np.clip((p * bins).astype(np.int64), 0, bins - 1)
     gaps = np.bincount(place, weights=p - y, minlength=bins)
     return float(np.abs(gaps).sum() / len(y))
 

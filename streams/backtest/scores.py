@@ -25,7 +25,7 @@ class Scores:
     >>> scores = Scores()
     >>> scores.add(0.5, True)
     >>> scores.metrics()
-    {'log_loss': 0.693147, 'auc': None, 'brier': 0.25, 'ece': 0.5}
+    {'log_loss': 0.693147, 'auc': None, 'brier': 0.25, 'ece': 0.5, 'ece_equal_mass': 0.5}
     """
 
     probabilities: array[float] = field(default_factory=lambda: array("d"))
@@ -37,13 +37,17 @@ class Scores:
         self.labels.append(label)
 
     def metrics(self) -> dict[str, float | None]:
-        """Return log loss (nats), AUC, Brier score and expected calibration error; None where undefined."""
+        """Return log loss (nats), AUC, Brier score and expected calibration error; None where undefined.
+
+        The latter twice: with bins of equal width, as is usual, and of equal mass.
+        """
         p, y = self._arrays()
         return {
             "log_loss": figure(evaluation.log_loss(y, p)),
             "auc": figure(evaluation.auc(y, p)),
             "brier": figure(evaluation.brier(y, p)),
             "ece": figure(evaluation.calibration_error(y, p)),
+            "ece_equal_mass": figure(evaluation.calibration_error(y, p, equal_mass=True)),
         }
 
     def calibration(self, bins: int = 12) -> list[tuple[float, float, int]]:
