@@ -165,7 +165,8 @@ class Registry:
         try:
             data = (folder / "card.json").read_bytes()
         except OSError as error:
-            raise VersionNotFound(f"{folder}: no such version here; see 'tidecast models list'") from error
+            told = "no such version here; 'tidecast models list' shows those of train.registry"
+            raise VersionNotFound(f"{folder}: {told}") from error
         self._verify(folder, data)
         try:
             card = Card(**json.loads(data))

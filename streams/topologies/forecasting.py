@@ -135,9 +135,8 @@ class DemandModels:
             for m, q in zip(mean, quantiles, strict=True)
         ]
 
-    def history(
-        self, sequence: SequenceForecaster, product: str, series: Series, number: int, facts: Facts
-    ) -> History:
+    def history(self, sequence: SequenceForecaster, product: str, series: Series, number: int, facts: Facts) -> History:
+        """Return what a network is shown of a product after bucket `number`: the same as it was trained on."""
         names = sequence.spec.covariates
         covariates = None
         if names:
