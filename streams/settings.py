@@ -107,7 +107,7 @@ class TrainSettings(_Section):
     # Where `tidecast run` keeps that of its embedded servers by default: one place, whatever command asks.
     registry: Path = Path(".tidecast/data/registry")
     epochs: int = Field(20, ge=1)
-    seed: int = 1
+    seed: int = Field(1, ge=0, lt=2**63)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
 
     @field_validator("schedule")

@@ -113,6 +113,23 @@ def test_what_cannot_be_is_said_before_anything_heavy_is_loaded(
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("command", ["topics create", "status", "deadletters redrive", "replay {shop}"])
+def test_a_setting_that_the_client_refuses_is_one_line(shop: Path, command: str) -> None:
+    """Whatever the command: what librdkafka says of it, where to look, exit code 2."""
+    environment = os.environ | {
+        "TIDECAST_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "TIDECAST_KAFKA__EXTRA": '{"no.such.setting": "1"}',
+    }
+    arguments = [str(shop) if word == "{shop}" else word for word in command.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "streams.cli", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "no.such.setting" in line
+    assert "check the settings under kafka" in line
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")

@@ -12,6 +12,21 @@ from streams.errors import TidecastError
 __all__ = ["main"]
 
 
+_INVALID_SETTING = -186
+"""librdkafka's `_INVALID_ARG`."""
+
+
+def _kafka_error() -> type[Exception]:
+    """Return the client's error, if a command has loaded the client; else one that nobody raises."""
+    client = sys.modules.get("confluent_kafka")
+    error: type[Exception] = client.KafkaException if client is not None else _NeverRaised
+    return error
+
+
+class _NeverRaised(Exception):
+    """Stands where there is nothing to catch."""
+
+
 def main() -> None:
     """Run the command line; a TidecastError becomes one clear line on standard error and its exit code."""
     try:
@@ -23,6 +38,11 @@ def main() -> None:
         # Whoever read standard output has enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except _kafka_error() as error:
+        said = error.args[0]
+        repair = "; check the settings under kafka" if said.code() == _INVALID_SETTING else ""
+        sys.stderr.write(f"tidecast: Kafka: {said.str()} ({said.name()}){repair}\n")
+        sys.exit(2 if repair else 1)
     except (ConnectionError, TimeoutError, socket.gaierror) as error:
         sys.stderr.write(f"tidecast: {error.strerror or error}; check the address, and that something answers there\n")
         sys.exit(1)

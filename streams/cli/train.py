@@ -15,7 +15,9 @@ app = typer.Typer(help="Train the sequence model.")
 @app.command()
 def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="at most this many; default: train.epochs")] = None,
-    seed: Annotated[int | None, typer.Option(help="equal seeds train alike; default: train.seed")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="equal seeds train alike; default: train.seed")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps; default: train.device")] = None,
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="drop a run that was interrupted")] = False,
 ) -> None:

@@ -104,6 +104,13 @@ def _numbers(field: FieldSpec) -> FieldSpec:
     return field
 
 
+def _price(field: FieldSpec) -> FieldSpec:
+    for value in (field.value, field.default):
+        if isinstance(value, int | Decimal) and value < 0:
+            raise ValueError(f"{value} is below zero: no price is")
+    return field
+
+
 def _time(field: FieldSpec) -> FieldSpec:
     if len(field.columns) != 1:
         raise ValueError("a time is one column")
@@ -127,6 +134,7 @@ def _check_format(form: str) -> None:
 _TEXT = ("map", "prefix", "missing", "default")
 TextField = Annotated[FieldSpec, _allow(*_TEXT)]
 NumberField = Annotated[FieldSpec, _allow("scale", "missing", "default"), AfterValidator(_numbers)]
+PriceField = Annotated[NumberField, AfterValidator(_price)]
 TimeField = Annotated[FieldSpec, _allow("unit", "format"), AfterValidator(_time)]
 TypeField = Annotated[FieldSpec, _allow(*_TEXT), _one_of(CLICK_TYPES)]
 StatusField = Annotated[FieldSpec, _allow(*_TEXT), _one_of(ORDER_STATUSES)]
@@ -180,7 +188,7 @@ class ClicksSpec(TableSpec):
     product: TextField | None = None
     category: TextField | None = None
     quantity: NumberField | None = None
-    price: NumberField | None = None
+    price: PriceField | None = None
     query: TextField | None = None
     country: TextField | None = None
     channel: TextField | None = None
@@ -196,7 +204,7 @@ class OrdersSpec(TableSpec):
     session: TextField | None = None
     category: TextField | None = None
     quantity: NumberField | None = None
-    price: NumberField | None = None
+    price: PriceField | None = None
     amount: NumberField | None = None
     status: StatusField = FieldSpec.model_validate({"value": "placed"})
     country: TextField | None = None
@@ -212,7 +220,7 @@ class CatalogSpec(TableSpec):
     product: TextField
     product_name: TextField | None = Field(None, alias="name")
     category: TextField | None = None
-    price: NumberField | None = None
+    price: PriceField | None = None
     stock: NumberField | None = None
 
 
@@ -221,7 +229,7 @@ class PlanSpec(TableSpec):
 
     name: ClassVar[str] = "plan"
     product: TextField | None = None
-    price: NumberField | None = None
+    price: PriceField | None = None
     covariates: tuple[str, ...] = ()
 
     def columns(self) -> set[str]:

@@ -288,3 +288,40 @@ def test_letters_are_redriven_once(settings: Settings, environment: dict[str, st
     producer.flush(30)
     assert redrive("--reason", "late") == (1, 0)
     assert _tidecast(environment, "deadletters", "redrive", "--reason", "boring").returncode == 2
+
+
+def test_a_strangers_letters_lock_nobody_out(settings: Settings, environment: dict[str, str]) -> None:
+    """What is no letter is passed by; one that asks for another place than a record's own is refused by name."""
+    producer = Producer(edge.producer_config(settings))
+    topic = settings.kafka.prefix + DEADLETTERS
+    _letter(settings, producer, 0, "invalid", b"mine")
+    letter = json.loads(
+        encode_dead_letter(
+            topic=CLICKSTREAM,
+            partition=0,
+            offset=1,
+            reason="invalid",
+            detail="",
+            appended_at=1,
+            key=None,
+            value=b"",
+            headers=[],
+        )
+    )
+    for change in (
+        {"value_b64": "###"},
+        {"key_b64": "a"},
+        {"headers": [["h", "?"]]},
+        {"partition": -1},
+        {"topic": "tidecast.models"},
+    ):
+        producer.produce(topic, json.dumps(letter | change).encode())
+    producer.flush(30)
+    shown = _tidecast(environment, "deadletters", "show")
+    assert (shown.returncode, "Traceback" in shown.stderr) == (0, False)
+    done = _tidecast(environment, "deadletters", "redrive")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["topics"] == {CLICKSTREAM: 1}
+    assert json.loads(done.stdout.splitlines()[-1])["refused"] == 2
+    assert "no stage takes records of 'tidecast.models'" in done.stderr
+    assert "its partition is gone" in done.stderr
