@@ -54,7 +54,7 @@ def backtest(
 ) -> Backtest:
     """Forecast the held-out buckets with all models, each seeing only what it would have seen, and decide.
 
-    `champion` is the network that serves now; it must take the same covariates and look as far ahead.
+    `champion` is the network that serves now, of the same covariates and horizon.
     """
     spec, column = trained.spec, trained.split.held_out
     past = panel.before(column)
@@ -64,8 +64,7 @@ def backtest(
     mean, quantiles = trained.forecaster.forecast(before)
     wql_champion = float("nan")
     if champion is not None:
-        served = champion.forecast(before)[1][:, : spec.horizon]
-        wql_champion = evaluation.wql(actual, served, champion.spec.quantiles)
+        wql_champion = evaluation.wql(actual, champion.forecast(before)[1], champion.spec.quantiles)
 
     kept = seasonal.kept_buckets(spec.freq)
     base_mean, base_quantiles = np.empty_like(mean), np.empty_like(quantiles)

@@ -33,7 +33,7 @@ from schemas.codec import decode_plan
 from schemas.outputs import HistoryBucket, decode_history
 from schemas.wire import DecodeError
 from streams.announcing import DEMAND, Role, announce
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, TopicsError
 from streams.kafka import admin, partition_counts, read_to_end
 from streams.records import ACTIVITY, HISTORY, PLAN, Record
 from streams.serving import registry_of
@@ -160,7 +160,9 @@ def read_history(settings: Settings) -> Read:
     read_to_end(settings, [HISTORY, PLAN], take)
     notes = [f"{len(skipped)} records of the history are none of ours, such as {skipped[0]}"] if skipped else []
     calendar = Calendar(settings.demand.bucket, settings.shop.timezone)
-    tasks = partition_counts(admin(settings))[settings.kafka.prefix + ACTIVITY]
+    tasks = partition_counts(admin(settings)).get(settings.kafka.prefix + ACTIVITY)
+    if tasks is None:
+        raise TopicsError(f"topics are missing: {settings.kafka.prefix}{ACTIVITY}; run 'tidecast topics create'")
     through = closed_through(latest.values(), calendar, tasks, settings.demand.retire_after)
     kept = [row for row in latest.values() if through is None or calendar.number(row.bucket_start) <= through]
     if len(kept) < len(latest):
@@ -213,7 +215,10 @@ def _champion(registry: Registry, spec: SequenceSpec, note: Callable[[str], None
     except (RegistryError, ValueError) as error:
         note(f"not compared with champion {version}: {error}")
         return None
-    return forecaster if forecaster.spec.horizon >= spec.horizon else None
+    if forecaster.spec.horizon != spec.horizon:
+        note(f"not compared with champion {version}: it looks {forecaster.spec.horizon} buckets ahead")
+        return None
+    return forecaster
 
 
 def register(registry: Registry, plan: Plan, trained: Trained, result: Backtest) -> Card:

@@ -179,3 +179,14 @@ def test_forecasts_of_what_never_closes_go() -> None:
     join.closed(_bucket("other", 100, 1))
     assert join.pending == 0
     assert join.unanswered + join.no_room == 300
+
+
+def test_two_customers_may_have_orders_of_one_number() -> None:
+    """An order is its customer's: another one's of the same number is another order."""
+    join = PurchaseJoin(lateness_ms=0, limit=10)
+    join.bought(Bought("ann", 10, "1001"))
+    join.bought(Bought("bob", 50, "1001"))
+    join.cancelled(Cancelled("ann", 11, "1001"))
+    for user in ("ann", "bob"):
+        join.predict(user, 5, 60, 0.5)
+    assert [judged.positive for judged in join.advance(1_000)] == [False, True]

@@ -18,6 +18,7 @@ import pytest
 from models.checkpoint import load_checkpoint, write_atomically
 from models.promotion import backtest
 from models.samples import NotEnoughHistory
+from models.sequence import SequenceForecaster
 from models.training import DeviceMissing, Progress, TrainConfig, Trained, choose_device, spec_for, train
 from models.windows import Panel
 from tests.models.panels import weekly_shop
@@ -145,6 +146,15 @@ def test_it_learns_the_week(tmp_path: Path) -> None:
     result = backtest(trained, panel)
     assert result.coverage_95 > 0.8
     assert result.decision == ("promoted" if result.wql < result.wql_seasonal else "shadow")
+    assert "wql_champion" not in result.metrics()
+
+    # Beside itself it is no worse, and serves if it did; beside a worse one, too; beside a better one it does not.
+    assert backtest(trained, panel, champion=trained.forecaster) == replace(result, wql_champion=result.wql)
+    worse = {name: tensor * np.float32(0.5) for name, tensor in trained.tensors.items()}
+    beside = backtest(trained, panel, champion=SequenceForecaster.from_tensors(trained.spec, worse))
+    assert (beside.wql_champion > beside.wql, beside.decision) == (True, result.decision)
+    other = replace(trained, tensors=worse)
+    assert backtest(other, panel, champion=trained.forecaster).decision == "shadow"
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

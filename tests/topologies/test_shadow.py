@@ -131,3 +131,18 @@ def test_another_version_takes_its_place_but_none_that_was_changed(registry: Reg
     workers.announce("shadow", "20260201T000000Z-b")
     workers.sell()
     assert workers.said(SHADOW)[-1].model.version == "20260201T000000Z-b"
+
+
+def test_what_serves_and_what_was_refused_is_said(registry: Registry) -> None:
+    """The status names champion and shadow, and why an announced champion does not serve, until another is announced."""
+    workers = Workers(registry)
+    stage = workers.driver.stage("demand")
+    workers.announce("shadow", "20260101T000000Z-a")
+    workers.announce("champion", "20260201T000000Z-b", sha256="0" * 64)
+    workers.sell()
+    said = dict(stage.serves())
+    assert (said["champion"], said["shadow"]) == ("seasonal:1", "20260101T000000Z-a")
+    assert "20260201T000000Z-b" in said["refused"]
+    workers.announce("champion", "20260201T000000Z-b")
+    workers.sell()
+    assert dict(stage.serves()) == {"champion": "sequence:20260201T000000Z-b"}
