@@ -134,7 +134,7 @@ def test_another_version_takes_its_place_but_none_that_was_changed(registry: Reg
 
 
 def test_what_serves_and_what_was_refused_is_said(registry: Registry) -> None:
-    """The status names champion and shadow, and why an announced champion does not serve, until another is announced."""
+    """The status names champion and shadow, and why an announced champion does not serve, till another is announced."""
     workers = Workers(registry)
     stage = workers.driver.stage("demand")
     workers.announce("shadow", "20260101T000000Z-a")
