@@ -107,7 +107,8 @@ def demand(
         metrics = backtest_demand(shop, load_settings(), request, out, watching)
     typer.echo(json.dumps(metrics))
     if not any(figures.get("values") for figures in metrics["models"].values()):
-        _end_empty(f"--origins {origins}: no period from there on is over in the data, so no forecast could be scored")
+        # The days after the data are what a forecast is for; it only cannot be judged.
+        typer.echo(f"warning: no period from {origins} on is over in the data, so nothing could be scored", err=True)
 
 
 def _end_empty(why: str) -> None:

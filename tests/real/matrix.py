@@ -69,7 +69,9 @@ def verify(shop: Shop, undisturbed: Evidence) -> None:
     found = Evidence.gather(shop)
     ids = found.ids()
     assert len(ids) == len(set(ids))
-    assert set(ids) == set(undisturbed.ids())
+    lost, invented = set(undisturbed.ids()) - set(ids), set(ids) - set(undisturbed.ids())
+    told = f"lost {len(lost)}: {sorted(lost)[:5]}; invented {len(invented)}: {sorted(invented)[:5]}"
+    assert lost | invented == set(), f"{told}; refused {found.refused()}, else {undisturbed.refused()}"
     assert found.said_of_demand() == undisturbed.said_of_demand()
     assert found.check_examples(shop.settings(), every=5) > 600
     assert found.check_probabilities() > 3_000

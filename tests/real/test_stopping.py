@@ -27,7 +27,9 @@ def test_sigterm_amid_a_season_of_closing_buckets(shop: Shop) -> None:
     def tell(day: int, products: range) -> None:
         at = (FIRST + day) * DAY_MS
         rows = [ActivityRow(f"p{n}", None, EventKind.PURCHASE, at, 1, 0, -1, True) for n in products]
-        producer.produce(shop.prefix + ACTIVITY, encode_activity(ActivityBatch(0, 1, at, rows)), partition=0)
+        for task in (0, 1):
+            said = encode_activity(ActivityBatch(task, 2, at, rows if task == 0 else []))
+            producer.produce(shop.prefix + ACTIVITY, said, partition=0)
 
     for start in range(0, PRODUCTS, 500):
         tell(0, range(start, start + 500))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from models.linear import LinearModel
 from models.online import PurchaseLearner
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_marker, decode_order
 from schemas.internal import ActivityRow, Example, decode_activity, decode_examples
+from schemas.outputs import decode_dead_letter
 from streams.records import MARKER_HEADER, Record
 from streams.runtime.checkpoint import decode_header
 from streams.settings import Settings
@@ -201,6 +202,11 @@ class Evidence:
             if abs(found - wanted) > EXACT * max(1.0, abs(wanted))
         ]
         assert not wrong, f"{example.id}: (feature, served, oracle) {wrong}"
+
+    def refused(self) -> Counter[tuple[str, str]]:
+        """Return how many dead letters there are, by topic and reason."""
+        letters = [decode_dead_letter(record.value or b"") for record in self.shop.read("tidecast.deadletters")]
+        return Counter((letter.topic, letter.reason) for letter in letters)
 
     def check_probabilities(self) -> int:
         """Check that each probability is what the model it names gives on its vector, to the bit; return how many."""
