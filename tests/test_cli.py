@@ -149,7 +149,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_backtest_without_scores_says_so(
     shop: Path, tmp_path: Path, arguments: list[str], file: str, code: int
 ) -> None:
-    """The files are written and standard error says why; no prediction at all is a failure, a forecast ahead is none."""
+    """The files are written, standard error says why; no prediction at all is a failure, a forecast ahead is none."""
     kind, *options = arguments
     result = CliRunner().invoke(app, ["backtest", kind, str(shop), "--out", str(tmp_path), *options])
     assert result.exit_code == code, result.output
