@@ -16,6 +16,9 @@ from streams.records import UNREADABLE_HEADER, Input, Record
 from streams.settings import Settings
 
 _SAME_LINE_S = 60.0
+_LOOK_AGAIN_S = 0.5
+_OPEN_S = 15.0
+"""Longer than the timeout of a transaction."""
 # What differs between two lines that say the same: whose they are, and how long it took.
 _VARYING = re.compile(r"\[\w+#\w+-\d+\]|\(after .*\)$|\d+/\d+ brokers")
 
@@ -180,35 +183,61 @@ def record_of(message: Message, prefix: str) -> Record:
 def read_to_end(
     settings: Settings, topics: list[str], handle: Callable[[Record], None], *, timeout_s: float = 30.0
 ) -> dict[Input, int]:
-    """Read whole topics from their start to where they end now; return the end offsets."""
+    """Read whole topics from their start to where they end now; return the end offsets.
+
+    A transaction that is being committed hides what stands behind its first record for a moment, also after its
+    producer was told that it is done: that is waited for, as long as one may stay open.
+    """
     prefix = settings.kafka.prefix
     consumer = Consumer(table_config(settings))
     try:
-        counts = partition_counts(consumer, timeout_s)
-        ends: dict[Input, int] = {}
-        for topic in topics:
-            for partition in range(counts.get(prefix + topic, 0)):
-                low, high = consumer.get_watermark_offsets(TopicPartition(prefix + topic, partition), timeout=timeout_s)
-                if high > low:
-                    ends[Input(topic, partition)] = high
+        ends = _ends(settings, topics)
         if not ends:
             return {}
         consumer.assign([TopicPartition(prefix + i.topic, i.partition, OFFSET_BEGINNING) for i in ends])
         waiting = set(ends)
+        hidden_since: dict[Input, float] = {}
+        heard = time.monotonic()
         while waiting:
-            messages = take(consumer, 1_000, timeout_s)
-            if not messages:
+            messages = take(consumer, 1_000, min(timeout_s, _LOOK_AGAIN_S))
+            now = time.monotonic()
+            if messages:
+                heard = now
+            elif not waiting <= hidden_since.keys() and now - heard > timeout_s:
                 raise TidecastError(
                     f"{', '.join(map(str, sorted(waiting)))}: no answer from Kafka in {timeout_s:.0f} s"
                 )
             for message in messages:
                 error = message.error()
-                if error is not None:
-                    if error.code() == KafkaError._PARTITION_EOF:
-                        waiting.discard(Input(message.topic()[len(prefix) :], message.partition()))
-                        continue
+                if error is None:
+                    handle(record_of(message, prefix))
+                    continue
+                if error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
-                handle(record_of(message, prefix))
+                input_ = Input(message.topic()[len(prefix) :], message.partition())
+                if message.offset() >= ends[input_]:
+                    waiting.discard(input_)
+                else:
+                    hidden_since.setdefault(input_, now)
+            # What stays open for longer belongs to a producer that is gone.
+            waiting = {i for i in waiting if now - hidden_since.get(i, now) < _OPEN_S}
+        return ends
+    finally:
+        consumer.close()
+
+
+def _ends(settings: Settings, topics: list[str]) -> dict[Input, int]:
+    """Return where the partitions that hold anything end, open transactions included."""
+    prefix = settings.kafka.prefix
+    consumer = Consumer(table_config(settings) | {"isolation.level": "read_uncommitted"})
+    try:
+        counts = partition_counts(consumer, 30.0)
+        ends: dict[Input, int] = {}
+        for topic in topics:
+            for partition in range(counts.get(prefix + topic, 0)):
+                low, high = bounds(consumer, TopicPartition(prefix + topic, partition))
+                if high > low:
+                    ends[Input(topic, partition)] = high
         return ends
     finally:
         consumer.close()

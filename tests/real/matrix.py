@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def verify(shop: Shop, undisturbed: Evidence) -> None:
     found = Evidence.gather(shop)
     ids = found.ids()
     assert len(ids) == len(set(ids))
+    mine, theirs = found.said_of_products(), undisturbed.said_of_products()
+    assert (mine - theirs, theirs - mine) == (Counter(), Counter())
     lost, invented = set(undisturbed.ids()) - set(ids), set(ids) - set(undisturbed.ids())
     told = f"lost {len(lost)}: {sorted(lost)[:5]}; invented {len(invented)}: {sorted(invented)[:5]}"
     assert lost | invented == set(), f"{told}; refused {found.refused()}, else {undisturbed.refused()}"

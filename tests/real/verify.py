@@ -203,6 +203,14 @@ class Evidence:
         ]
         assert not wrong, f"{example.id}: (feature, served, oracle) {wrong}"
 
+    def said_of_products(self) -> Counter[tuple[int, str, int, int, int, int]]:
+        """Return what activity says: partition, product, kind, time, quantity and when it was said, how often."""
+        return Counter(
+            (partition, product, row.kind, row.time, row.quantity, row.at)
+            for (partition, product), rows in self.activity.items()
+            for _, row in rows
+        )
+
     def refused(self) -> Counter[tuple[str, str]]:
         """Return how many dead letters there are, by topic and reason."""
         letters = [decode_dead_letter(record.value or b"") for record in self.shop.read("tidecast.deadletters")]
