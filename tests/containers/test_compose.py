@@ -128,7 +128,7 @@ def order(number: int, time_ms: int) -> dict[str, Any]:
 
 def send(compose: Compose, clicks: range, day: int) -> None:
     """Send clicks, and an order for each tenth, of the day that ends `3 - day` days ago."""
-    producer = Producer({"bootstrap.servers": compose.bootstrap, "linger.ms": 20})
+    producer = Producer({"bootstrap.servers": compose.bootstrap, "linger.ms": 20, "enable.idempotence": True})
     start = int(time.time() * 1000) - (4 - day) * _DAY_MS
     for number in clicks:
         at = start + (number - clicks.start) * 10_000

@@ -115,10 +115,15 @@ class Shop:
             values.setdefault(section, {})[key] = value
         return Settings(**values)  # type: ignore[arg-type]
 
+    def producer(self) -> Producer:
+        """Return a producer that keeps the order: else a batch that is sent again comes behind its successors."""
+        order = {"enable.idempotence": True, "partitioner": "murmur2_random", "linger.ms": 20}
+        return Producer({"bootstrap.servers": self.bootstrap, **order})
+
     def preload(self, log: ClosedLog) -> None:
         """Create the topics, write the log and close it."""
         create(self.settings())
-        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random", "linger.ms": 20})
+        producer = self.producer()
         for message in log.messages:
             producer.produce(self.prefix + message.topic, message.value, key=message.key)
             producer.poll(0)

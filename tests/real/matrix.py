@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from confluent_kafka import Producer
 
 from features.engine import ScoreFeatures
 from models.linear import prior
@@ -61,7 +60,7 @@ def announce_pinned(shop: Shop) -> None:
         published_at=0,
         metrics={},
     )
-    producer = Producer({"bootstrap.servers": shop.bootstrap})
+    producer = shop.producer()
     producer.produce(shop.prefix + "tidecast.models", value, key=b"purchase/champion", partition=0)
     assert producer.flush(30) == 0
 

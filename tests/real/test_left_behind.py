@@ -43,7 +43,7 @@ def test_a_member_given_up_between_poll_and_commit_joins_again(shop: Shop) -> No
 def test_a_quiet_partition_is_not_held_back_while_others_are_busy(shop: Shop) -> None:
     """A click whose partition has no orders is answered while the worker still has its hands full with another one."""
     create(shop.settings())
-    producer = Producer({"bootstrap.servers": shop.bootstrap, "linger.ms": 20})
+    producer = shop.producer()
     send = sender(shop, producer)
     view = {"type": "view", "product_id": "p"}
     send("clickstream", 1, 0, view)
@@ -65,7 +65,7 @@ def test_what_arrives_just_after_its_orders_is_not_late(shop: Shop) -> None:
     """A day's clicks that come a moment after its orders are none of them late; a quiet partition's clock follows."""
     create(shop.settings())
     shop.overrides = {"TIDECAST_TIME__IDLE_MS": "3000"}
-    producer = Producer({"bootstrap.servers": shop.bootstrap})
+    producer = shop.producer()
     send = sender(shop, producer)
 
     def send_day(topic: str, day: int, partition: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from confluent_kafka import Producer
 
 from schemas.internal import ActivityBatch, ActivityRow, EventKind, encode_activity
 from streams.records import ACTIVITY, HISTORY
@@ -22,7 +21,7 @@ DAYS = 100
 def test_sigterm_amid_a_season_of_closing_buckets(shop: Shop) -> None:
     """Months of thousands of products are waiting to be closed: SIGTERM still ends the worker within 10 s, cleanly."""
     create(shop.settings())
-    producer = Producer({"bootstrap.servers": shop.bootstrap})
+    producer = shop.producer()
 
     def tell(day: int, products: range) -> None:
         at = (FIRST + day) * DAY_MS
