@@ -17,8 +17,8 @@ from streams.settings import Settings
 
 _SAME_LINE_S = 60.0
 _LOOK_AGAIN_S = 0.5
-_OPEN_S = 15.0
-"""Longer than the timeout of a transaction."""
+_ENDING_S = 5.0
+"""What Kafka may take, beyond its timeout, to end a transaction."""
 # What differs between two lines that say the same: whose they are, and how long it took.
 _VARYING = re.compile(r"\[\w+#\w+-\d+\]|\(after .*\)$|\d+/\d+ brokers")
 
@@ -197,6 +197,7 @@ def read_to_end(
         consumer.assign([TopicPartition(prefix + i.topic, i.partition, OFFSET_BEGINNING) for i in ends])
         waiting = set(ends)
         hidden_since: dict[Input, float] = {}
+        open_s = settings.kafka.transaction_timeout_ms / 1_000 + _ENDING_S
         heard = time.monotonic()
         while waiting:
             messages = take(consumer, 1_000, min(timeout_s, _LOOK_AGAIN_S))
@@ -220,7 +221,7 @@ def read_to_end(
                 else:
                     hidden_since.setdefault(input_, now)
             # What stays open for longer belongs to a producer that is gone.
-            waiting = {i for i in waiting if now - hidden_since.get(i, now) < _OPEN_S}
+            waiting = {i for i in waiting if now - hidden_since.get(i, now) < open_s}
         return ends
     finally:
         consumer.close()

@@ -169,7 +169,8 @@ def read_history(settings: Settings) -> Read:
         assert through is not None
         until = datetime.fromtimestamp(calendar.start(through + 1) / 1_000, UTC).isoformat()
         notes.append(f"a demand task has closed its buckets only until {until}: nothing later is trained on")
-    panel = Panel.from_rows(kept, settings.demand.bucket, settings.shop.timezone)
+    # What was planned is asked of the plan, not of the rows: they are silent where a series rests.
+    panel = Panel.from_rows(kept, settings.demand.bucket, settings.shop.timezone, covariate_names=())
     return Read(with_plan(panel, facts, calendar), offsets, tuple(notes))
 
 
