@@ -7,13 +7,14 @@ TIDECAST_DATA ?= ../shared/data
 export TIDECAST_DATA
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help venv demo test check test-real test-data test-containers bench clean
+.PHONY: help venv demo test check test-real test-cluster test-data test-containers bench clean
 
 help:
 	@echo 'make demo             a simulated shop, live, in two minutes (SOURCE=file.toml: a shop of your own)'
 	@echo 'make test             what needs neither servers nor data'
 	@echo 'make check            format, lint, types, arrows between the rooms, docstrings'
 	@echo 'make test-real        on Apache Kafka and Redis (Java 17, Maven, redis-server)'
+	@echo 'make test-cluster     the crash matrix on a Redis Cluster (besides: redis-cli)'
 	@echo 'make test-data        on the real data in TIDECAST_DATA ($(TIDECAST_DATA))'
 	@echo 'make test-containers  the compose file, on locally built images (root)'
 	@echo 'make bench            events per CPU-second'
@@ -62,6 +63,9 @@ check: $(VENV)/.dev
 
 test-real: $(VENV)/.dev
 	$(PYTEST) -m realbroker --no-skips $(ARGS)
+
+test-cluster: $(VENV)/.dev
+	$(PYTEST) -m cluster --no-skips $(ARGS)
 
 test-data: $(VENV)/.dev
 	@test -d '$(TIDECAST_DATA)' || { echo 'no data in $(TIDECAST_DATA); set TIDECAST_DATA' >&2; exit 1; }

@@ -60,7 +60,7 @@ class ScoreFeatures:
 
     # --- users ----------------------------------------------------------------------------------------------------
 
-    def missing_users(self, ids: Iterable[str]) -> list[str]:
+    def missing_users(self, ids: Iterable[str | None]) -> list[str]:
         """Return the users that are not in memory, each once, sorted."""
         return self._users.missing(ids)
 

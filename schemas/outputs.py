@@ -60,7 +60,6 @@ class EncodeError(ValueError):
 
 
 def encode_purchase(
-    *,
     id: str,
     subject: str,
     as_of: int,

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -171,13 +172,18 @@ def record_of(message: Message, prefix: str) -> Record:
     except (SystemError, UnicodeDecodeError):  # a header's name that is not UTF-8: the client cannot say it
         headers = [(UNREADABLE_HEADER, b"")]
     return Record(
-        Input(message.topic()[len(prefix) :], message.partition()),
+        _input_of(message.topic(), message.partition(), prefix),
         message.offset(),
         message.key(),
         message.value(),
         message.timestamp()[1],
         tuple((name, value if value is not None else b"") for name, value in headers) if headers else (),
     )
+
+
+@lru_cache(maxsize=4_096)
+def _input_of(topic: str, partition: int, prefix: str) -> Input:
+    return Input(topic[len(prefix) :], partition)
 
 
 def read_to_end(

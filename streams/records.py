@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 CLICKSTREAM = "clickstream"
 ORDERS = "orders"
@@ -36,8 +37,7 @@ class Input(NamedTuple):
         return f"{self.topic}[{self.partition}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record as the log holds it; `appended_at` is the log's append time, ms UTC."""
 
     input: Input
@@ -48,8 +48,7 @@ class Record:
     headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True, gc=False):
     """One record to produce; without a partition the key decides."""
 
     topic: str
@@ -57,3 +56,8 @@ class Output:
     value: bytes | None
     partition: int | None = None
     headers: Headers = ()
+
+
+def is_redriven(record: Record) -> bool:
+    """Say whether a record was sent again by `redrive`: it corrects state and labels, and predicts nothing."""
+    return bool(record.headers) and any(name == REDRIVE_HEADER for name, _ in record.headers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -40,6 +41,12 @@ class Telemetry:
         self._reason: str | None = "starting"
         self._failure: str | None = None
         self.status: Callable[[], dict[str, Any]] = dict
+
+    @staticmethod
+    def count(counter: Counter, topics: Iterable[str]) -> None:
+        """Add one for each of `topics` to a counter by topic."""
+        for topic, number in Tally(topics).items():
+            counter.labels(topic).inc(number)
 
     @property
     def reason(self) -> str | None:

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any
+
+import msgspec
 
 from streams.records import Input, Record
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A decoded record in its place: `time` is the event's own (ms), `item` what the decoder made of it."""
 
     time: int
     rank: int
     offset: int
-    item: object
+    item: Any
     record: Record
 
 
@@ -87,16 +89,39 @@ class Merge:
         if not self._ordered or len(active) == 1:
             return self._take_each(active, limit, bounds)
         taken: list[Entry] = []
-        positions = self.positions
         while len(taken) < limit and active and all(active):
             queue = min(active, key=_head)
             rank = queue[0].rank
-            entry = queue.popleft()
-            taken.append(entry)
-            positions[rank] = entry.offset + 1
-            if bounds is not None and positions[rank] >= bounds[rank]:
+            taken.extend(self._take_run(queue, active, limit - len(taken), bounds))
+            if bounds is not None and self.positions[rank] >= bounds[rank]:
                 active = [other for other in active if other is not queue]
         return taken
+
+    def _take_run(
+        self, queue: deque[Entry], active: list[deque[Entry]], limit: int, bounds: Sequence[int] | None
+    ) -> list[Entry]:
+        """Take from `queue`, whose head comes first, until the head of another one does or it reaches its bound."""
+        rank = queue[0].rank
+        others = [other[0] for other in active if other is not queue]
+        before = min((head.time for head in others), default=None)
+        # At one time the lower rank goes first; `queue` may take it where it is below all that wait at that time.
+        ties = before is not None and all(rank < head.rank for head in others if head.time == before)
+        bound = None if bounds is None else bounds[rank]
+        run: list[Entry] = []
+        for entry in queue:
+            if len(run) == limit or (bound is not None and entry.offset >= bound):
+                break
+            if before is not None and not (entry.time < before or (ties and entry.time == before)):
+                break
+            run.append(entry)
+        for _ in run:
+            queue.popleft()
+        if run:
+            self.positions[rank] = run[-1].offset + 1
+        if bound is not None and queue and queue[0].offset >= bound:
+            # What lay between is gone from the log.
+            self.positions[rank] = max(self.positions[rank], bound)
+        return run
 
     def _take_each(self, active: list[deque[Entry]], limit: int, bounds: Sequence[int] | None) -> list[Entry]:
         taken: list[Entry] = []
@@ -108,5 +133,5 @@ class Merge:
         return taken
 
 
-def _head(queue: deque[Entry]) -> Entry:
-    return queue[0]
+def _head(queue: deque[Entry]) -> tuple[int, int]:
+    return queue[0].time, queue[0].rank

@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.codec import DecodeError, decode_marker
 from schemas.outputs import encode_dead_letter
-from streams.records import DEADLETTERS, MARKER_HEADER, REDRIVE_HEADER, UNREADABLE_HEADER, Input, Output, Record
+from streams.records import DEADLETTERS, MARKER_HEADER, UNREADABLE_HEADER, Input, Output, Record, is_redriven
 from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
 from streams.runtime.dedup import Dedup
 from streams.runtime.merge import Entry, Merge
@@ -153,7 +153,7 @@ class Task:
         entries = self._merge.take(limit, self._bounds)
         if not entries:
             return None
-        events = [entry for entry in entries if not isinstance(entry.item, Rejected | TimeMarker)]
+        events = [entry for entry in entries if entry.item.__class__ not in _NO_EVENTS]
         return Batch(entries, events, silent)
 
     def offsets(self) -> dict[Input, int]:
@@ -178,11 +178,18 @@ class Task:
         """Judge the batch at the door, apply it, and return what is to be produced (nothing while rebuilding)."""
         accepted: list[Entry] = []
         outputs: list[Output] = []
+        digests = iter(self._digests(batch.events) if self.stage.guarded else ())
         for entry in batch.entries:
-            rejected = self._judge(entry)
+            item = entry.item
+            if isinstance(item, TimeMarker):
+                self._mark(item)
+                continue
+            if isinstance(item, Rejected):
+                rejected: Rejected | None = item
+            else:
+                rejected = self._judge(entry, next(digests)) if self.stage.guarded else None
             if rejected is None:
-                if not isinstance(entry.item, TimeMarker):
-                    accepted.append(entry)
+                accepted.append(entry)
             elif rejected is not _DUPLICATE:
                 self._count(f"rejected_{rejected.reason}")
                 if not batch.silent:
@@ -276,53 +283,52 @@ class Task:
         rows.update(changed)
 
     def _decode(self, record: Record) -> tuple[int, object]:
-        kind = next((value for name, value in record.headers if name == MARKER_HEADER), None)
-        if any(name == UNREADABLE_HEADER for name, _ in record.headers):
+        headers = dict(record.headers) if record.headers else {}
+        if UNREADABLE_HEADER in headers:
             return 0, Rejected("undecodable", "the name of a header is not UTF-8")
         try:
-            if kind is not None:
+            if MARKER_HEADER in headers:
                 time = decode_marker(record.value or b"").time
                 if time > record.appended_at + self._ahead_ms:
                     return 0, Rejected("future", f"marker time {time} is after its append time {record.appended_at}")
-                return time, TimeMarker(time, kind == b"end")
+                return time, TimeMarker(time, headers[MARKER_HEADER] == b"end")
             item = self.stage.decode(record)
         except DecodeError as error:
             # Time 0 puts it ahead of whatever waits: it needs no order, and must hold nothing back.
             return 0, Rejected(error.reason, error.detail)
-        if not self.stage.guarded:
-            return self.stage.event(item)[0], item
-        time, _ = self.stage.event(item)
-        if time > record.appended_at + self._ahead_ms:
+        time = self.stage.time_of(item)
+        if time > record.appended_at + self._ahead_ms and self.stage.guarded:
             ahead = (time - record.appended_at) // 1_000
             return 0, Rejected("future", f"event time {time} is {ahead} s after its append time {record.appended_at}")
         return time, item
 
-    def _judge(self, entry: Entry) -> Rejected | None:
-        item = entry.item
-        if isinstance(item, Rejected):
-            return item
-        if isinstance(item, TimeMarker):
-            self._advance(item.time)
-            if item.end:
-                self._end = max(self._end or item.time, item.time)
-                self.watermark = max(self.watermark or 0, self._end)
-            self._count("markers")
-            return None
-        if not self.stage.guarded:
-            return None
-        time, event_id = self.stage.event(item)
-        redriven = any(name == REDRIVE_HEADER for name, _ in entry.record.headers)
-        if self.watermark is not None and time < self.watermark and not redriven:
-            return Rejected("late", f"event time {time} is before the watermark {self.watermark}")
-        known_as = event_id if entry.rank == 0 else f"{entry.rank}\0{event_id}"
+    def _digests(self, events: Sequence[Entry]) -> list[int]:
+        """Return what the memory of ids knows each event by; inputs do not share ids."""
+        return self._dedup.digests([e.item.event_id if e.rank == 0 else f"{e.rank}\0{e.item.event_id}" for e in events])
+
+    def _judge(self, entry: Entry, digest: int) -> Rejected | None:
+        """Judge an event at the door; whoever passes moves the clock."""
+        time, watermark = entry.time, self.watermark
         # What is redriven is behind the watermark: its repeat is known for as long as that of an event of now.
-        known_for = max(time, self.clock or time) if redriven else time
-        if not self._dedup.add(known_as, known_for, self.watermark):
+        known_for = time
+        if is_redriven(entry.record):
+            known_for = max(time, self.clock or time)
+        elif watermark is not None and time < watermark:
+            return Rejected("late", f"event time {time} is before the watermark {watermark}")
+        if not self._dedup.add(digest, known_for, watermark):
             self._count("duplicates")
             self._count(f"duplicates_{entry.record.input.topic}")
             return _DUPLICATE
-        self._advance(time)
+        if self.clock is None or time > self.clock:
+            self._advance(time)
         return None
+
+    def _mark(self, marker: TimeMarker) -> None:
+        self._advance(marker.time)
+        if marker.end:
+            self._end = max(self._end or marker.time, marker.time)
+            self.watermark = max(self.watermark or 0, self._end)
+        self._count("markers")
 
     def _advance(self, time: int) -> None:
         if self.clock is None or time > self.clock:
@@ -362,5 +368,6 @@ def dead_letter(record: Record, rejected: Rejected) -> Output:
 
 
 _DUPLICATE = Rejected("duplicate", "")
+_NO_EVENTS = frozenset({Rejected, TimeMarker})
 _extra_encoder = msgspec.msgpack.Encoder()
 _extra_decoder = msgspec.msgpack.Decoder(_Extra)

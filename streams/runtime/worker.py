@@ -32,6 +32,7 @@ from streams.topologies.stage import Rejected, Stage
 _LOG = logging.getLogger("tidecast.worker")
 _FETCH_AHEAD_BATCHES = 8
 _SWEEP_ROWS = 500
+_BY_KEY = -1
 _RETRY_S = 0.2
 
 
@@ -180,20 +181,23 @@ class Worker:
         wait = 0.0 if busy else self._rest.wait_s(0.05)
         messages = kafka.take(self._consumer, 1_000, wait)
         now = time.monotonic()
+        input_, task = None, None
         for message in messages:
             error = message.error()
             if error is not None:
                 self._on_error(message, error, now)
+                input_ = None
                 continue
             record = kafka.record_of(message, self._prefix)
-            task = self._rank_of.get(record.input)
+            if record.input is not input_:
+                input_ = record.input
+                task = self._rank_of.get(input_)
+                for notes in (self._at_end, self._marked, self._waited_for):
+                    notes.pop(input_, None)
             if task is None:
                 continue
-            self._at_end.pop(record.input, None)
-            self._marked.pop(record.input, None)
-            self._waited_for.pop(record.input, None)
-            if not any(name == MARKER_HEADER for name, _ in record.headers):
-                self._last_real[record.input] = now
+            if not record.headers or not any(name == MARKER_HEADER for name, _ in record.headers):
+                self._last_real[input_] = now
             task.feed(record)
         if messages:
             hooks.reach("after_decode")
@@ -300,8 +304,7 @@ class Worker:
             outputs.extend(task.step(batch, now_ms))
             if not batch.silent:
                 live.append(task)
-            for entry in batch.entries:
-                self._telemetry.records.labels(entry.record.input.topic).inc()
+            self._telemetry.count(self._telemetry.records, (entry.record.input.topic for entry in batch.entries))
         # Without the commit: what a slow broker takes for it grows no shorter with the batch.
         self._pace.took(time.perf_counter() - fetched)
         if live:
@@ -342,8 +345,7 @@ class Worker:
             for input_, offset in task.offsets().items()
         ]
         self._transact(outputs, offsets)
-        for output in outputs:
-            self._telemetry.outputs.labels(output.topic).inc()
+        self._telemetry.count(self._telemetry.outputs, (output.topic for output in outputs))
 
     def _transact(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
         producer = self._producer
@@ -368,12 +370,13 @@ class Worker:
         self._telemetry.transactions.labels("committed").inc()
 
     def _produce(self, output: Output) -> None:
-        arguments: dict[str, Any] = {"key": output.key, "headers": list(output.headers) or None}
-        if output.partition is not None:
-            arguments["partition"] = output.partition
+        partition = output.partition if output.partition is not None else _BY_KEY
+        headers = list(output.headers) if output.headers else None
         while True:
             try:
-                self._producer.produce(self._prefix + output.topic, output.value, **arguments)
+                self._producer.produce(
+                    self._prefix + output.topic, output.value, output.key, partition, headers=headers
+                )
                 return
             except BufferError:
                 self._producer.poll(0.05)

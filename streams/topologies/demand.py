@@ -79,10 +79,9 @@ class DemandStage:
         check_batch(batch, record, self._tasks, self.settings)
         return batch
 
-    def event(self, item: object) -> tuple[int, str]:
+    def time_of(self, item: ActivityBatch) -> int:
         """Return the batch's watermark as its time."""
-        assert isinstance(item, ActivityBatch)
-        return item.watermark or 0, ""
+        return item.watermark or 0
 
     def on_table(self, record: Record) -> bool:
         """Take a catalog or plan entry, or swap a model. Raises DecodeError for what cannot be read."""

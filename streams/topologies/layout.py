@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from zlib import crc32
 
@@ -18,7 +19,7 @@ def _digest(*parts: str) -> str:
 
 def score_layout(schema_hash: str) -> str:
     """Return the layout of the score stage's rows under a feature schema."""
-    return _digest("score-2", schema_hash)
+    return _digest("score-3", schema_hash)
 
 
 def demand_layout() -> str:
@@ -26,6 +27,7 @@ def demand_layout() -> str:
     return _digest("demand-2", ProductFeatures().schema_hash)
 
 
+@lru_cache(maxsize=1 << 16)
 def product_partition(product_id: str, tasks: int) -> int:
     """Return the activity partition, and so the demand task, of a product.
 

@@ -61,10 +61,9 @@ class LearnStage:
         check_batch(batch, record, self._tasks, self.settings)
         return batch
 
-    def event(self, item: object) -> tuple[int, str]:
+    def time_of(self, item: ExampleBatch) -> int:
         """Return the batch's watermark as its time."""
-        assert isinstance(item, ExampleBatch)
-        return item.watermark or 0, ""
+        return item.watermark or 0
 
     def on_table(self, record: Record) -> bool:
         """Nothing is read from the table; the topic only stands for ownership."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,10 +38,10 @@ from streams.records import (
     MODELS,
     ORDERS,
     PREDICTIONS,
-    REDRIVE_HEADER,
     Input,
     Output,
     Record,
+    is_redriven,
 )
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
@@ -55,6 +55,9 @@ __all__ = ["DEMAND_STAGE", "ScoreStage"]
 PURCHASE_MODEL = "purchase"
 _MOST_IN_A_MESSAGE = 500
 _T = TypeVar("_T")
+# Plain integers: a member of an enumeration costs its class at every comparison.
+_KINDS = {name: int(kind) for name, kind in CLICK_KINDS.items()}
+_PURCHASE = int(EventKind.PURCHASE)
 
 
 class ScoreStage:
@@ -88,10 +91,9 @@ class ScoreStage:
             return decode_click(record.value, self._limit)
         return decode_order(record.value, self._limit)
 
-    def event(self, item: object) -> tuple[int, str]:
-        """Return event time and id."""
-        assert isinstance(item, Click | Order)
-        return item.time, item.event_id
+    def time_of(self, item: Click | Order) -> int:
+        """Return the event time."""
+        return item.time
 
     def on_table(self, record: Record) -> bool:
         """Swap the model when a newer champion for these features and this horizon is announced. Raises DecodeError."""
@@ -142,8 +144,12 @@ class ScoreStage:
 class _Said:
     """What a batch has to say, gathered in order."""
 
-    clicks: list[tuple[int, Click, str, tuple[int, int]]] = field(default_factory=list)
-    activity: dict[int, list[ActivityRow]] = field(default_factory=dict)
+    activity: list[list[ActivityRow]]
+    """By partition of activity."""
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    """Rows of EventColumns, of known users."""
+    clicks: list[tuple[int, Entry, tuple[int, int]]] = field(default_factory=list)
+    """Those to predict: the number of the row, the entry, and the offsets applied with it."""
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -174,16 +180,12 @@ class _ScoreState:
         return ()
 
     def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
-        users: dict[str, None] = {}
+        users: dict[str | None, None] = {}
         books: dict[str, None] = {}
         for entry in entries:
             item = entry.item
-            if isinstance(item, Click):
-                if item.user_id is not None:
-                    users[item.user_id] = None
-            elif isinstance(item, Order):
-                if item.user_id is not None:
-                    users[item.user_id] = None
+            users[item.user_id] = None
+            if item.__class__ is Order:
                 key = _book_key(item)
                 if key not in self._books:
                     books[key] = None
@@ -198,7 +200,12 @@ class _ScoreState:
 
     def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
         stale_before = now_ms - self._stage.settings.score.product_staleness_ms
-        products = dict.fromkeys(product for entry in entries for product in _products_of(entry.item))
+        # Products whose rows a vector will show: those that a known user clicked.
+        products: dict[str, None] = {}
+        for entry in entries:
+            item = entry.item
+            if item.__class__ is Click and item.product_id is not None and item.user_id is not None:
+                products[item.product_id] = None
         wanted: dict[str, list[str]] = {}
         absent = set(self._features.missing_products(products))
         for product in products:
@@ -260,20 +267,22 @@ class _ScoreState:
     # -- the step ---------------------------------------------------------------------------------------------
 
     def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
-        columns = EventColumns()
-        said = _Said()
+        said = _Said([[] for _ in range(self._tasks)])
         for entry in entries:
             item = entry.item
             self._positions[entry.rank] = entry.offset + 1
-            redriven = bool(entry.record.headers) and any(n == REDRIVE_HEADER for n, _ in entry.record.headers)
-            assert isinstance(item, Click | Order)
-            self._clock = max(self._clock, item.time)
+            redriven = bool(entry.record.headers) and is_redriven(entry.record)
+            if item.time > self._clock:
+                self._clock = item.time
             # A redriven record is as late as can be: it is said now, whatever its time.
             at = self._clock if redriven else item.time
-            if isinstance(item, Click):
-                self._on_click(entry, item, at, columns, said, step, redriven=redriven)
+            if item.__class__ is Click:
+                self._on_click(entry, item, at, said, step, redriven=redriven)
             else:
-                self._on_order(item, at, columns, said, step)
+                self._on_order(item, at, said, step)
+        if said.clicks:
+            step.count("clicks_predicted", len(said.clicks))
+        columns = EventColumns.of(said.events)
         # Where no vector is served (order lines, rebuilding), only the product's name counts, not its row.
         unread = self._features.missing_products(columns.product)
         self._features.load_products(dict.fromkeys(unread))
@@ -283,44 +292,29 @@ class _ScoreState:
         if not step.emit:
             self._said_watermark = step.watermark
             return []
-        return self._say(columns, vectors, said, step)
+        return self._say(vectors, said, step)
 
-    def _on_click(
-        self, entry: Entry, click: Click, at: int, columns: EventColumns, said: _Said, step: Step, *, redriven: bool
-    ) -> None:
-        kind = CLICK_KINDS[click.type]
+    def _on_click(self, entry: Entry, click: Click, at: int, said: _Said, step: Step, *, redriven: bool) -> None:
+        kind = _KINDS[click.type]
+        time, user, product, quantity = click.time, click.user_id, click.product_id, click.quantity
         price = click.unit_price if click.unit_price is not None else -1
-        value = price * click.quantity if kind == EventKind.PURCHASE and price >= 0 else 0
-        if click.product_id is not None:
-            row = ActivityRow(
-                click.product_id,
-                click.category_id,
-                kind,
-                click.time,
-                click.quantity,
-                value,
-                price,
-                click.user_id is not None,
-                at if at > click.time else 0,
-            )
-            self._act(said, row)
-        if click.user_id is None:
+        value = price * quantity if kind == _PURCHASE and price >= 0 else 0
+        if product is not None:
+            known, later = user is not None, at if at > time else 0
+            row = ActivityRow(product, click.category_id, kind, time, quantity, value, price, known, later)
+            said.activity[product_partition(product, self._tasks)].append(row)
+        if user is None:
             step.count("clicks_without_user")
             return
-        columns.append(
-            click.user_id, kind, click.time, click.product_id, click.session_id, click.quantity, value, price
-        )
-        if kind == EventKind.PURCHASE:
-            said.outcomes.append(Outcome("order", click.user_id, None, click.time))
         if redriven:
             step.count("clicks_redriven")
-            return
-        step.count("clicks_predicted")
-        record = entry.record
-        cause = f"{record.input.topic}-{record.input.partition}-{record.offset}-purchase"
-        said.clicks.append((len(columns) - 1, click, cause, (self._positions[0], self._positions[1])))
+        else:
+            said.clicks.append((len(said.events), entry, (self._positions[0], self._positions[1])))
+        said.events.append((user, kind, time, product, click.session_id, quantity, value, price, 0))
+        if kind == _PURCHASE:
+            said.outcomes.append(Outcome("order", user, None, time))
 
-    def _on_order(self, order: Order, at: int, columns: EventColumns, said: _Said, step: Step) -> None:
+    def _on_order(self, order: Order, at: int, said: _Said, step: Step) -> None:
         step.count("orders_applied")
         key = _book_key(order)
         book = self._books[key]
@@ -330,14 +324,14 @@ class _ScoreState:
             lines = book.purchase(order)
             step.count("orders_purchased" if lines else "orders_repeated_status")
             for line in lines:
-                self._apply_line(order, line, EventKind.PURCHASE, 1, at, columns, said)
+                self._apply_line(order, line, EventKind.PURCHASE, 1, at, said)
             if lines and order.user_id is not None:
                 said.outcomes.append(Outcome("order", order.user_id, order.order_id, order.time))
         elif order.status == "cancelled":
             lines = book.cancel(order)
             step.count("orders_cancelled" if lines else "cancellations_unmatched")
             for line in lines:
-                self._apply_line(order, line, EventKind.CANCEL, -1, at, columns, said)
+                self._apply_line(order, line, EventKind.CANCEL, -1, at, said)
             if lines and order.user_id is not None:
                 said.outcomes.append(Outcome("cancel", order.user_id, order.order_id, order.time))
         else:
@@ -353,11 +347,9 @@ class _ScoreState:
                     line_value(returned),
                     returned.unit_price if returned.unit_price is not None else -1,
                 )
-                self._apply_line(order, given, EventKind.RETURN, -1, at, columns, said)
+                self._apply_line(order, given, EventKind.RETURN, -1, at, said)
 
-    def _apply_line(
-        self, order: Order, line: Bought, kind: EventKind, sign: int, at: int, columns: EventColumns, said: _Said
-    ) -> None:
+    def _apply_line(self, order: Order, line: Bought, kind: EventKind, sign: int, at: int, said: _Said) -> None:
         # A product's row takes a purchase back where it was counted: `line.time`. What matched none undoes nothing.
         undo = line.time if kind != EventKind.PURCHASE else 0
         if kind == EventKind.PURCHASE or undo:
@@ -372,26 +364,25 @@ class _ScoreState:
                 order.user_id is not None,
                 at if at > line.time else 0,
             )
-            self._act(said, row)
+            said.activity[product_partition(line.product_id, self._tasks)].append(row)
         if order.user_id is not None:
-            columns.append(
-                order.user_id,
-                kind,
-                order.time,
-                line.product_id,
-                order.session_id,
-                line.left,
-                line.value_minor,
-                line.price,
-                undo,
+            said.events.append(
+                (
+                    order.user_id,
+                    kind,
+                    order.time,
+                    line.product_id,
+                    order.session_id,
+                    line.left,
+                    line.value_minor,
+                    line.price,
+                    undo,
+                )
             )
-
-    def _act(self, said: _Said, row: ActivityRow) -> None:
-        said.activity.setdefault(product_partition(row.product_id, self._tasks), []).append(row)
 
     # -- what is said -----------------------------------------------------------------------------------------
 
-    def _say(self, columns: EventColumns, vectors: np.ndarray, said: _Said, step: Step) -> list[Output]:
+    def _say(self, vectors: np.ndarray, said: _Said, step: Step) -> list[Output]:
         outputs: list[Output] = []
         examples: list[Example] = []
         if said.clicks:
@@ -400,7 +391,7 @@ class _ScoreState:
         self._said_watermark = step.watermark
         task = str(self._partition).encode()
         for partition in range(self._tasks):
-            rows = said.activity.get(partition, [])
+            rows = said.activity[partition]
             if rows or moved:
                 *parts, last = _parts(rows)
                 batches = [ActivityBatch(self._partition, self._tasks, before, part) for part in parts]
@@ -424,41 +415,32 @@ class _ScoreState:
         model = self._stage.model
         served = f"{model.name}:{model.version}"
         horizon_s = self._stage.settings.score.horizon_s
-        chosen = np.ascontiguousarray(vectors[[index for index, *_ in said.clicks]])
+        chosen = np.ascontiguousarray(vectors[[number for number, *_ in said.clicks]])
         probabilities = model.predict(chosen).tolist()
         blob = chosen.astype("<f8", copy=False).tobytes()
         width = len(blob) // len(said.clicks)
-        for position, (_, click, cause, offsets) in enumerate(said.clicks):
-            user = click.user_id or ""
-            probability = probabilities[position]
+        version_of = self._features.product_version
+        name, version, now_ms = model.name, model.version, step.now_ms
+        start = 0
+        for (_, entry, offsets), probability in zip(said.clicks, probabilities, strict=True):
+            click: Click = entry.item
+            user, product = click.user_id or "", click.product_id
+            input_ = entry.record.input
+            cause = f"{input_.topic}-{input_.partition}-{entry.offset}-purchase"
             value = encode_purchase(
-                id=cause,
-                subject=user,
-                as_of=click.time,
-                produced_at=step.now_ms,
-                model_name=model.name,
-                model_version=model.version,
-                horizon_s=horizon_s,
-                probability=probability,
-                event_id=click.event_id,
-                session_id=click.session_id,
+                cause, user, click.time, now_ms, name, version, horizon_s, probability, click.event_id, click.session_id
             )
             outputs.append(Output(PREDICTIONS, user.encode(), value))
-            version = self._features.product_version(click.product_id) if click.product_id is not None else None
-            vector = blob[position * width : (position + 1) * width]
-            examples.append(Example(cause, user, click.time, vector, offsets, version, probability, served))
+            row = version_of(product) if product is not None else None
+            examples.append(
+                Example(cause, user, click.time, blob[start : start + width], offsets, row, probability, served)
+            )
+            start += width
 
 
 def _parts(items: list[_T]) -> list[list[_T]]:
     """Cut a list into parts that fit a message of a megabyte, however long the names in them; at least one."""
     return [items[start : start + _MOST_IN_A_MESSAGE] for start in range(0, len(items), _MOST_IN_A_MESSAGE)] or [[]]
-
-
-def _products_of(item: object) -> Sequence[str]:
-    """Products whose rows a vector will show: those that a known user clicked."""
-    if isinstance(item, Click) and item.product_id is not None and item.user_id is not None:
-        return (item.product_id,)
-    return ()
 
 
 def _book_key(order: Order) -> str:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from streams.records import Input, Output, Record
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True, gc=False):
     """A record that the door refuses: it goes to the dead letters with this reason."""
 
     reason: str
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimeMarker:
+class TimeMarker(msgspec.Struct, frozen=True, gc=False):
     """A record that moves event time; `end` closes a replay, so that lateness is no longer waited for."""
 
     time: int
@@ -166,8 +166,8 @@ class Stage(Protocol):
         """Return the item in a record. Raises schemas.codec.DecodeError."""
         ...
 
-    def event(self, item: object) -> tuple[int, str]:
-        """Return event time (ms) and event id of an item; the id is empty where there is none."""
+    def time_of(self, item: Any) -> int:
+        """Return the event time (ms) of an item; those of a guarded stage bear an `event_id` besides."""
         ...
 
     def on_table(self, record: Record) -> bool:

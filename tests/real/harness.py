@@ -189,9 +189,14 @@ class Shop:
         read_to_end(self.settings(), [topic], found.append)
         return found
 
+    def store(self) -> Any:
+        """Return a client of the store, which may be a cluster."""
+        kind: Any = redis_client.RedisCluster if self.settings().redis.cluster else redis_client.Redis
+        return kind.from_url(self.redis_url, socket_timeout=5)
+
     def rows(self, stage: str) -> dict[str, bytes]:
         """Return the store's rows of a stage's tasks, without header, dedup chunks and expiry lists."""
-        client: Any = redis_client.Redis.from_url(self.redis_url)
+        client = self.store()
         found: dict[str, bytes] = {}
         for name in client.scan_iter(match=f"{self.prefix}:{{{stage}.*", count=5_000):
             key = name.decode().split("}:", 1)[1]
@@ -202,7 +207,7 @@ class Shop:
 
     def headers(self, stage: str) -> dict[str, bytes]:
         """Return the stored checkpoint headers of a stage's tasks, by partition."""
-        client: Any = redis_client.Redis.from_url(self.redis_url)
+        client = self.store()
         found: dict[str, bytes] = {}
         for name in client.scan_iter(match=f"{self.prefix}:{{{stage}.*}}:h", count=5_000):
             found[name.decode().split("}", 1)[0].rpartition("-")[2]] = client.get(name)

@@ -11,8 +11,9 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -31,9 +32,16 @@ TASKS = {"score": PARTITIONS, "demand": PARTITIONS, "learn": 1}
 _PIN = "pinned:1"
 
 
-def new_shop(kafka: KafkaServer, redis_server: RedisServer, prefix: str, logs: Path, log: ClosedLog) -> Shop:
-    overrides = {"TIDECAST_SCORE__MODEL_PIN": _PIN, "TIDECAST_RUNTIME__BATCH_MAX_EVENTS": "100"}
-    shop = Shop(kafka.bootstrap, redis_server.url, prefix, logs, PARTITIONS, overrides)
+def new_shop(
+    kafka: KafkaServer,
+    redis_server: RedisServer,
+    prefix: str,
+    logs: Path,
+    log: ClosedLog,
+    overrides: Mapping[str, str],
+) -> Shop:
+    pinned = {"TIDECAST_SCORE__MODEL_PIN": _PIN, "TIDECAST_RUNTIME__BATCH_MAX_EVENTS": "100"}
+    shop = Shop(kafka.bootstrap, redis_server.url, prefix, logs, PARTITIONS, {**pinned, **overrides})
     shop.preload(log)
     announce_pinned(shop)
     return shop
@@ -113,12 +121,16 @@ def _dump(server: RedisServer, prefix: str) -> dict[bytes, bytes]:
 
 
 def _restore(server: RedisServer, saved: dict[bytes, bytes]) -> None:
-    if saved:
-        server.client().mset(saved)
+    client = server.client()
+    for name, row in saved.items():
+        client.set(name, row)
 
 
 class CrashMatrix:
     """The tests that hold on any broker. `kafka` and `redis_server` come from the subclass or the folder."""
+
+    overrides: ClassVar[Mapping[str, str]] = {}
+    """Settings of this kind of servers."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -131,7 +143,9 @@ class CrashMatrix:
         cls, kafka: KafkaServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, log: ClosedLog
     ) -> Evidence:
         """One run in peace; every example of it is checked against the oracle."""
-        shop = new_shop(kafka, redis_server, f"calm-{os.getpid()}-", tmp_path_factory.mktemp("calm"), log)
+        shop = new_shop(
+            kafka, redis_server, f"calm-{os.getpid()}-", tmp_path_factory.mktemp("calm"), log, cls.overrides
+        )
         try:
             shop.finish([shop.start(role) for role in TASKS], log.end, TASKS)
         finally:
@@ -144,7 +158,7 @@ class CrashMatrix:
     def shop(
         self, kafka: KafkaServer, redis_server: RedisServer, topic_prefix: str, tmp_path: Path, log: ClosedLog
     ) -> Iterator[Shop]:
-        shop = new_shop(kafka, redis_server, topic_prefix, tmp_path, log)
+        shop = new_shop(kafka, redis_server, topic_prefix, tmp_path, log, self.overrides)
         yield shop
         shop.kill_all()
 

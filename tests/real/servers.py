@@ -111,7 +111,7 @@ class KafkaServer:
             return False
 
     def _java(self, jars: Path, main: str, *arguments: str, heap_mb: int, quick: bool = False) -> list[str]:
-        java = _program("java", "openjdk-17-jre-headless")
+        java = program("java", "openjdk-17-jre-headless")
         # The formatter lives for a second: the optimising compiler would only cost it time.
         tuning = ["-XX:TieredStopAtLevel=1"] if quick else [f"-Xms{heap_mb}m"]
         return [
@@ -197,7 +197,7 @@ class RedisServer:
             f"--bind 127.0.0.1 --port {self.port} --maxmemory-policy noeviction --appendonly no --dir {self.folder}"
         )
         self._process = start_child(
-            [self._given or _program("redis-server", "redis-server"), *options.split(), "--save", ""],
+            [self._given or program("redis-server", "redis-server"), *options.split(), "--save", ""],
             log=self.folder / "redis.log",
         )
         _wait("Redis", self._process, self._answers, 10, [self.folder / "redis.log"])
@@ -255,7 +255,7 @@ def kafka_jars() -> Path:
         if libs.exists():
             return libs
         fetched = Path(tempfile.mkdtemp(dir=_CACHE))
-        command = [_program("mvn", "maven"), "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
+        command = [program("mvn", "maven"), "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
         done = subprocess.run(
             [*command, "-DincludeScope=runtime", f"-DoutputDirectory={fetched}"],
             capture_output=True,
@@ -270,7 +270,8 @@ def kafka_jars() -> Path:
     return libs
 
 
-def _program(name: str, package: str) -> str:
+def program(name: str, package: str) -> str:
+    """Return the path of a program. Raises ServerError with the package that brings it."""
     found = shutil.which(name)
     if found is None:
         raise ServerError(f"{name} is not on the PATH; repair: apt-get install {package}")

@@ -36,9 +36,8 @@ class TallyStage:
             raise DecodeError("undecodable", "no value")
         return decode_click(record.value) if record.input.topic == CLICKSTREAM else decode_order(record.value)
 
-    def event(self, item: object) -> tuple[int, str]:
-        assert isinstance(item, Click | Order)
-        return item.time, item.event_id
+    def time_of(self, item: Click | Order) -> int:
+        return item.time
 
     def on_table(self, record: Record) -> bool:
         return False
