@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from features.calendar import ShopCalendar
 from features.columns import TIME_END, EventColumns, FeatureError, ints
 from features.hashing import hash_texts
 from features.kernel import apply_events, blocks_needed, newest_vector
@@ -21,7 +22,7 @@ _HUGE = 1 << 53
 
 
 class ScoreFeatures:
-    """User, session and product features of one task.
+    """User, session and product features of one task; `calendar` is the shop's (UTC, no holidays, where None).
 
     Rows are loaded from packed bytes (None: a new user or product) before the first event that needs them; `apply`
     updates users and reads products; `drain_users` gives back what changed. How events are cut into batches, and what
@@ -42,10 +43,11 @@ class ScoreFeatures:
     """
 
     names = SCORE_FEATURES
-    schema_hash = schema_hash()
     memory_ms = memory_ms()
 
-    def __init__(self) -> None:
+    def __init__(self, calendar: ShopCalendar | None = None) -> None:
+        self._calendar = calendar or ShopCalendar()
+        self.schema_hash = schema_hash(calendar=self._calendar.digest)
         self._users = SlotMap(reserved=0)
         self._rows = np.empty((64, USER_WORDS), np.int64)
         self._extra = np.zeros(64, np.int64)
@@ -150,6 +152,7 @@ class ScoreFeatures:
             raise FeatureError(f"column session: {len(sessions)} values for {count} events; give one for each")
         self._reserve(blocks_needed(self._rows, slots, self._extra))
         ends = np.empty(count, np.int64)
+        clocks = self._calendar.local(times)
         table = self._products
         table.features(products, times, prices, out)
         apply_events(
@@ -166,6 +169,8 @@ class ScoreFeatures:
             values,
             prices,
             undos,
+            clocks,
+            self._calendar.days_to_holiday(clocks),
             out,
             ends,
             *self._scratch,

@@ -63,6 +63,8 @@ from features.layout import (
     WEEK_SIN,
     WEEK_START_MS,
     WISH,
+    YEAR_COS,
+    YEAR_SIN,
 )
 from features.log import amount_of, clear_block, flush, insert, place_of, tiles_of
 from features.sets import DAY, DISTINCT_LIMIT, HOUR, MEMORY_MS, MINUTE, RETURN_PRIOR
@@ -213,20 +215,24 @@ def _session(row, at, out):
 
 
 @helper
-def _context(time, kind, price, out):
-    """Write what the event itself says, in the order of declaration."""
+def _context(time, holiday, kind, price, out):
+    """Write what the event itself says, in the order of declaration; `time` is the shop's own."""
     minute = time % DAY // MINUTE
+    day = time // DAY % len(YEAR_SIN)
     hour = (time - WEEK_START_MS) % (7 * DAY) // HOUR
     out[_CONTEXT] = DAY_SIN[minute]
     out[_CONTEXT + 1] = DAY_COS[minute]
     out[_CONTEXT + 2] = WEEK_SIN[hour]
     out[_CONTEXT + 3] = WEEK_COS[hour]
-    out[_CONTEXT + 4] = kind == SEARCH
-    out[_CONTEXT + 5] = kind == CART
-    out[_CONTEXT + 6] = kind == REMOVE
-    out[_CONTEXT + 7] = kind == WISH
-    out[_CONTEXT + 8] = kind == PURCHASE
-    out[_CONTEXT + 9] = price / 100 if price >= 0 else 0.0
+    out[_CONTEXT + 4] = YEAR_SIN[day]
+    out[_CONTEXT + 5] = YEAR_COS[day]
+    out[_CONTEXT + 6] = holiday
+    out[_CONTEXT + 7] = kind == SEARCH
+    out[_CONTEXT + 8] = kind == CART
+    out[_CONTEXT + 9] = kind == REMOVE
+    out[_CONTEXT + 10] = kind == WISH
+    out[_CONTEXT + 11] = kind == PURCHASE
+    out[_CONTEXT + 12] = price / 100 if price >= 0 else 0.0
 
 
 @helper
@@ -286,6 +292,8 @@ def apply_events(
     values,
     prices,
     undos,
+    clocks,
+    holidays,
     out,
     ends,
     scratch,
@@ -293,9 +301,10 @@ def apply_events(
 ):
     """Apply events one by one and write their vectors.
 
-    `free` is a stack of unused blocks whose word 0 is its height. `out` is (n, features); `ends` (n,) becomes the end
-    of the session before, where an event opens a new one, else NONE. `scratch` (3, levels) and `sums` (levels,
-    kinds + 1) hold nothing between events.
+    `clocks` (n,) are the shop's local times and `holidays` (n,) the days to the next one. `free` is a stack of unused
+    blocks whose word 0 is its height. `out` is (n, features); `ends` (n,) becomes the end of the session before, where
+    an event opens a new one, else NONE. `scratch` (3, levels) and `sums` (levels, kinds + 1) hold nothing between
+    events.
     """
     for i in range(len(slots)):
         row = rows[slots[i]]
@@ -304,7 +313,7 @@ def apply_events(
         amount = amount_of(kind, time, values[i], undos[i])
         at = insert(row, time, sessions[i], kind, amount, products[i])
         opens = _vector(row, at, tiles, spend, totals, scratch, sums, vector)
-        _context(time, kind, prices[i], vector)
+        _context(clocks[i], holidays[i], kind, prices[i], vector)
         last = row[TIME + at - 1] if at > 0 else row[FLUSHED]
         # only the user's newest event ends the session before it: that is then said once
         ends[i] = last if opens and at == row[COUNT] - 1 else NONE

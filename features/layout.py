@@ -124,6 +124,10 @@ DAY_SIN = np.array([math.sin(_ANGLE * i / _MINUTES) for i in range(_MINUTES)])
 DAY_COS = np.array([math.cos(_ANGLE * i / _MINUTES) for i in range(_MINUTES)])
 WEEK_SIN = np.array([math.sin(_ANGLE * i / (7 * 24)) for i in range(7 * 24)])
 WEEK_COS = np.array([math.cos(_ANGLE * i / (7 * 24)) for i in range(7 * 24)])
-"""Tables by the minute of the day and the hour of the week: the same bits on every machine's mathematics."""
+_YEARS = [(day, length) for length in (365, 365, 366, 365) for day in range(length)]
+YEAR_SIN = np.array([math.sin(_ANGLE * day / length) for day, length in _YEARS])
+YEAR_COS = np.array([math.cos(_ANGLE * day / length) for day, length in _YEARS])
+"""Tables by the minute of the day, the hour of the week and the day of four years (1972, 1976, … 2096 are leap years):
+the same bits on every machine's mathematics."""
 WEEK_START_MS = 4 * DAY
 """1970-01-05, a Monday."""

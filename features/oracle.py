@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from calendar import isleap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from itertools import takewhile
+from zoneinfo import ZoneInfo
+
+import holidays
 
 from features.algebra import Decayed, Distinct, Latest, Ratio, Span, Total, result
 from features.columns import Event
 from features.oracle_products import product_values
 from features.sets import (
-    DAY,
     DISTINCT_LIMIT,
-    HOUR,
+    HOLIDAY_LIMIT,
     LOG_LENGTH,
     MEMORY_MS,
     MINUTE,
     SCORE_SET,
+    SECOND,
     SESSION_GAP_MS,
     SESSION_PERIOD_MS,
     VALUE_LIMIT,
@@ -89,9 +95,10 @@ class _Memory:
 class UserOracle:
     """One user, fed event by event in the order of application."""
 
-    def __init__(self) -> None:
+    def __init__(self, timezone: str = "UTC", country: str | None = None) -> None:
         self._memory = _Memory()
         self._arrival = 0
+        self._shop = timezone, country
 
     def skip(self, event: Event) -> _Entry:
         """Apply `event`, whose features are not asked for."""
@@ -111,7 +118,11 @@ class UserOracle:
     def vector(self, event: Event, activity: Sequence[ActivityRow]) -> list[float]:
         """Apply `event` and return its vector; `activity` are the rows of its product, up to the version read."""
         values = self.apply(event) | product_values(activity, event.time, event.price_minor)
-        values |= {feature.name: _context_value(feature, event) for feature in SCORE_SET if feature.entity == "context"}
+        values |= {
+            feature.name: _context_value(feature, event, *self._shop)
+            for feature in SCORE_SET
+            if feature.entity == "context"
+        }
         return [values[feature.name] for feature in SCORE_SET]
 
 
@@ -223,12 +234,34 @@ def _user_value(feature: Feature, memory: _Memory, entry: _Entry) -> float:
             return result(Ratio(*feature.prior), items)
 
 
-def _context_value(feature: Feature, event: Event) -> float:
-    """Return what the event itself says."""
+def _context_value(feature: Feature, event: Event, timezone: str, country: str | None) -> float:
+    """Return what the event itself says, and the shop's calendar of it."""
     if feature.name == "event_price":
         return max(event.price_minor, 0) / 100
     if feature.name.startswith("event_is_"):
         return float(event.kind == KINDS[feature.kinds[0]])
-    monday = 4 * DAY
-    turn = event.time % DAY // MINUTE / 1440 if "hour" in feature.name else (event.time - monday) // HOUR % 168 / 168
+    clock = datetime.fromtimestamp(event.time // SECOND, UTC).astimezone(ZoneInfo(timezone))
+    match feature.name.partition("_")[0]:
+        case "days":
+            return float(_days_to_holiday(clock.date(), country))
+        case "hour":
+            turn = (clock.hour * 60 + clock.minute) / 1440
+        case "weekday":
+            turn = (clock.weekday() * 24 + clock.hour) / 168
+        case _:
+            turn = (clock.timetuple().tm_yday - 1) / (366 if isleap(clock.year) else 365)
     return math.sin(math.tau * turn) if feature.name.endswith("sin") else math.cos(math.tau * turn)
+
+
+def _days_to_holiday(day: date, country: str | None) -> int:
+    if country is None:
+        return HOLIDAY_LIMIT
+    found = _public_holidays(country)
+    ahead = [wait for wait in range(HOLIDAY_LIMIT) if day + timedelta(days=wait) in found]
+    return min(ahead, default=HOLIDAY_LIMIT)
+
+
+@lru_cache(maxsize=8)
+def _public_holidays(country: str) -> holidays.HolidayBase:
+    name, _, part = country.partition("-")
+    return holidays.country_holidays(name, subdiv=part or None)

@@ -9,6 +9,8 @@ tiles ``(t // g - n, t // g]``, and of the last one only what is stamped up to t
 five minutes (and its 1h window twelve finished tiles): product rows arrive by way of other tasks, and a finished tile
 cannot know the future.
 
+The calendar is that of the shop: its time zone and public holidays are part of the definition.
+
 A session is a run of a user's events, in the order of their stamps, with the same session id. An event without one
 continues the run of the event before it, unless more than half an hour lies between. Sessions are cut at multiples of
 30 days besides, so that no memory is longer.
@@ -94,6 +96,8 @@ DISTINCT_LIMIT = 32
 """Distinct products of a session are counted up to here."""
 LOG_LENGTH = 15
 """A user's last events by stamp that are kept one by one: a vector is as-of while no more are stamped later."""
+HOLIDAY_LIMIT = 14
+"""Days ahead that a holiday is looked for."""
 VALUE_LIMIT = 1 << 40
 """Amounts of money are cut to +- this (minor units), so that no sum can overflow."""
 
@@ -209,7 +213,7 @@ def _is(word: str, kind: str) -> Feature:
 
 
 def _calendar(name: str, text: str) -> Feature:
-    return Feature(name, "context", ("any",), "time", "event", "-1 to 1", text, dtype="float")
+    return Feature(name, "context", ("any",), "local time", "event", "-1 to 1", text, dtype="float")
 
 
 _1H, _1D, _7D, _30D = USER_WINDOWS
@@ -316,10 +320,22 @@ SCORE_SET: tuple[Feature, ...] = (
         memory_ms=PRODUCT_WINDOWS[3].span_ms,
         dtype="float",
     ),
-    _calendar("hour_sin", "sine of the time of day (UTC)"),
-    _calendar("hour_cos", "cosine of the time of day (UTC)"),
-    _calendar("weekday_sin", "sine of the time of the week (UTC)"),
-    _calendar("weekday_cos", "cosine of the time of the week (UTC)"),
+    _calendar("hour_sin", "sine of the time of day, by the minute"),
+    _calendar("hour_cos", "cosine of the time of day, by the minute"),
+    _calendar("weekday_sin", "sine of the time of the week, by the hour"),
+    _calendar("weekday_cos", "cosine of the time of the week, by the hour"),
+    _calendar("season_sin", "sine of the time of the year, by the day"),
+    _calendar("season_cos", "cosine of the time of the year, by the day"),
+    Feature(
+        "days_to_holiday",
+        "context",
+        ("any",),
+        "local date",
+        "event",
+        "days",
+        "days until the next public holiday of shop.country: 0 on one, at most 14; 14 where no country is set",
+        limit=HOLIDAY_LIMIT,
+    ),
     _is("search", "search"),
     _is("cart", "add_to_cart"),
     _is("removal", "remove_from_cart"),
@@ -346,12 +362,12 @@ def memory_ms(features: tuple[Feature, ...] = SCORE_SET) -> int:
     return max(feature.memory_ms for feature in features)
 
 
-def schema_hash(features: tuple[Feature, ...] = SCORE_SET) -> str:
-    """Return 16 hex digits that change whenever a definition, or a constant that all share, changes.
+def schema_hash(features: tuple[Feature, ...] = SCORE_SET, calendar: str = "UTC") -> str:
+    """Return 16 hex digits that change whenever a definition, a constant that all share, or the calendar changes.
 
     >>> schema_hash() == schema_hash(SCORE_SET) != schema_hash(SCORE_SET[1:])
     True
     """
-    shared = [MEMORY_MS, SESSION_GAP_MS, SESSION_PERIOD_MS, LOG_LENGTH, VALUE_LIMIT]
+    shared = [MEMORY_MS, SESSION_GAP_MS, SESSION_PERIOD_MS, LOG_LENGTH, VALUE_LIMIT, calendar]
     declared = json.dumps([shared, [asdict(feature) for feature in features]], sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(declared.encode(), digest_size=8).hexdigest()

@@ -20,7 +20,7 @@ def warm_up() -> None:
     engine.warm_up()
     names = engine.ScoreFeatures.names
     vector = np.zeros(len(names))
-    prior(names, engine.ScoreFeatures.schema_hash).predict(vector.reshape(1, -1))
+    prior(names, engine.ScoreFeatures().schema_hash).predict(vector.reshape(1, -1))
     scaler = Scaler.of(len(names))
     logs = finite_logs(vector)
     assert logs is not None

@@ -67,6 +67,16 @@ class ShopSettings(_Section):
     """The shop's own calendar."""
 
     timezone: str = "UTC"
+    country: str | None = Field(None, description="its public holidays: a country such as DE, or a part such as DE-BY")
+
+    @field_validator("country")
+    @classmethod
+    def _celebrates(cls, value: str | None) -> str | None:
+        if value is not None:
+            from features.calendar import ShopCalendar
+
+            ShopCalendar("UTC", value)
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -19,6 +19,7 @@ from streams.records import DEADLETTERS, EXAMPLES, MODELS, Input, Output, Record
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 from streams.settings import Settings
+from streams.topologies.calendar import shop_calendar
 from streams.topologies.layout import score_layout
 from streams.topologies.stage import State, Step
 from streams.topologies.upstream import check_batch
@@ -45,7 +46,7 @@ class LearnStage:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._tasks = 0
-        features = ScoreFeatures()
+        features = ScoreFeatures(shop_calendar(settings))
         self.feature_names = features.names
         self.schema_hash = features.schema_hash
         times = f"{settings.score.horizon_s}/{settings.time.allowed_lateness_s}"

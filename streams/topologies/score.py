@@ -46,6 +46,7 @@ from streams.records import (
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 from streams.settings import Settings
+from streams.topologies.calendar import shop_calendar
 from streams.topologies.layout import DEMAND_STAGE, product_partition, product_store_name, score_layout
 from streams.topologies.orderbook import Bought, OrderBook, line_value
 from streams.topologies.stage import State, Step
@@ -75,7 +76,8 @@ class ScoreStage:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        probe = ScoreFeatures()
+        self.calendar = shop_calendar(settings)
+        probe = ScoreFeatures(self.calendar)
         self.feature_names = probe.names
         self.schema_hash = probe.schema_hash
         self.memory_ms = probe.memory_ms
@@ -164,7 +166,7 @@ class _ScoreState:
         self._stage = stage
         self._partition = partition
         self._tasks = tasks
-        self._features = ScoreFeatures()
+        self._features = ScoreFeatures(stage.calendar)
         self._books: dict[str, OrderBook] = {}
         self._touched: dict[str, int] = {}
         self._dirty_books: set[str] = set()
