@@ -61,6 +61,7 @@ class Task:
         self._start_bounds: dict[Input, int] = {}
         self._written: list[int] | None = None
         self._dedup = Dedup()
+        self._seen: list[int | None] = [None] * len(self.inputs)
         self._end: int | None = None
         self._sequence = 0
         self._expected: bytes | None = None
@@ -126,6 +127,10 @@ class Task:
     def held_back_by(self) -> list[Input]:
         """The empty inputs without which nothing more can be taken."""
         return [self.inputs[rank] for rank in self._merge.waits_for()]
+
+    def seen_until(self, input_: Input) -> int | None:
+        """Event time of the last event accepted from an input since this task was opened."""
+        return self._seen[self._rank[input_]]
 
     def latest(self) -> int | None:
         """Greatest event time that this task knows of, taken or held."""
@@ -319,6 +324,7 @@ class Task:
             self._count("duplicates")
             self._count(f"duplicates_{entry.record.input.topic}")
             return _DUPLICATE
+        self._seen[entry.rank] = time
         if self.clock is None or time > self.clock:
             self._advance(time)
         return None

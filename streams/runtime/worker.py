@@ -34,6 +34,10 @@ _FETCH_AHEAD_BATCHES = 8
 _SWEEP_ROWS = 500
 _BY_KEY = -1
 _RETRY_S = 0.2
+# An input at its end is given this long for what comes together with what waits.
+_NEAR_S = 0.02
+_NOTHING_HELD_S = 0.05
+_SOMETHING_HELD_S = 0.01
 
 
 class _Dropped(Exception):
@@ -178,7 +182,8 @@ class Worker:
     def _poll(self) -> None:
         self._rest.wake({(self._prefix + input_.topic, input_.partition) for input_ in self._held})
         busy = self._stage.lacks() is None and any(task.can_take() for task in self._tasks.values())
-        wait = 0.0 if busy else self._rest.wait_s(0.05)
+        held = any(task.held_back_by() for task in self._tasks.values())
+        wait = 0.0 if busy else self._rest.wait_s(_SOMETHING_HELD_S if held else _NOTHING_HELD_S)
         messages = kafka.take(self._consumer, 1_000, wait)
         now = time.monotonic()
         input_, task = None, None
@@ -428,12 +433,17 @@ class Worker:
                 continue
             # A small step makes nothing late that is in order with what the task has seen. Before a leap the input gets
             # its time: what it is waited for may have been sent together with what waits, and arrive just after it.
-            leaps = task.clock is None or target - task.clock > self._settings.time.allowed_lateness_s * 1_000
+            lateness = self._settings.time.allowed_lateness_s * 1_000
+            leaps = task.clock is None or target - task.clock > lateness
             for input_ in waited_for:
                 since = self._waited_for.setdefault(input_, now)
                 quiet = max(self._last_real.get(input_, self._assigned_at), since if leaps else 0.0)
+                # Nor does a step make late what follows upon what the input has just brought, with room for disorder.
+                seen = task.seen_until(input_)
+                near = seen is not None and 2 * (target - seen) <= lateness
+                needed = min(idle_s, _NEAR_S) if near else idle_s
                 # Once for each time: what was written comes back as a record, which clears the note.
-                if input_ in self._at_end and now - quiet >= idle_s and self._marked.get(input_, -1) < target:
+                if input_ in self._at_end and now - quiet >= needed and self._marked.get(input_, -1) < target:
                     self._marked[input_] = target
                     value = json.dumps({"time": target, "source": self._settings.runtime.worker_id}).encode()
                     outputs.append(Output(input_.topic, None, value, input_.partition, ((MARKER_HEADER, b"time"),)))

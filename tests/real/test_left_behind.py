@@ -92,6 +92,34 @@ def test_what_arrives_just_after_its_orders_is_not_late(shop: Shop) -> None:
     assert shop.read("tidecast.deadletters") == []
 
 
+def test_what_follows_upon_an_order_does_not_wait_until_orders_are_idle(shop: Shop) -> None:
+    """Clicks within half the lateness after an order are answered long before the idle time is over, later ones not."""
+    create(shop.settings())
+    shop.overrides = {"TIDECAST_TIME__IDLE_MS": "600000"}
+    producer = shop.producer()
+    send = sender(shop, producer)
+    role = shop.start("tally", module="tests.runtime.run_tally")
+    line = {"product_id": "p"}
+    lateness = shop.settings().time.allowed_lateness_s * 1_000
+    for partition in (0, 1):
+        send("orders", partition, 0, {"order_id": f"{partition}", "status": "placed", "lines": [line]})
+        send("clickstream", partition, 1, {"type": "view", **line})
+    assert producer.flush(30) == 0
+    wait_until(lambda: applied(role) >= 2, "the orders", tell=role.status)
+    for step in range(1, 6):
+        for partition in (0, 1):
+            send("clickstream", partition, step * lateness // 10 - step, {"type": "view", **line})
+        assert producer.flush(30) == 0
+        wait_until(lambda step=step: applied(role) >= 2 + 2 * step, "what came before", tell=role.status)  # type: ignore[misc]
+    send("clickstream", 0, lateness, {"type": "view", **line})
+    assert producer.flush(30) == 0
+    wait_until(lambda: applied(role) == 14, "all of the near ones", tell=role.status)
+    looks = itertools.count()
+    wait_until(lambda: next(looks) == 20, "a chance to take the far one")
+    assert applied(role) == 14
+    assert role.stop() == 0
+
+
 def sender(shop: Shop, producer: Producer) -> Callable[[str, int, int, dict[str, Any]], None]:
     """Return a function that sends an event to a partition; its time is given in ms after the start."""
 
