@@ -59,6 +59,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.contracts check
+	$(BIN)/python -m features.documentation check
 	$(BIN)/interrogate --quiet schemas features models streams
 
 test-real: $(VENV)/.dev
