@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -14,7 +15,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from features.documentation import in_words
+from features.sets import SCORE_SET, memory_ms, schema_hash
 from streams.cli.app import _COMMANDS, app
+from streams.cli.features import _table as _features_table
 from streams.cli.status import _table
 from streams.errors import ConfigurationError
 from streams.kafka import _SAME_LINE_S, _Sparing
@@ -79,6 +83,34 @@ def test_the_version_is_that_of_the_package() -> None:
 
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"tidecast {version('tidecast')}\n")
+
+
+@pytest.mark.parametrize("entity", [None, "user", "session", "product", "context"])
+def test_features_are_listed_with_all_that_is_declared(entity: str | None) -> None:
+    """Text and JSON name the same features in the order of the vector, the hash and the longest memory at the head."""
+    chosen = [] if entity is None else ["--entity", entity]
+    names = [feature.name for feature in SCORE_SET if entity in (None, feature.entity)]
+    plain = CliRunner().invoke(app, ["features", "list", *chosen])
+    head, columns, *rows = plain.stdout.splitlines()
+    assert head == f"feature schema {schema_hash()}: {len(SCORE_SET)} features, longest memory 30 d"
+    assert [row.split("\t")[0] for row in rows] == names
+    assert {row.count("\t") for row in rows} == {columns.count("\t")}
+    found = json.loads(CliRunner().invoke(app, ["features", "list", "--json", *chosen]).stdout)
+    assert (found["schema_hash"], found["memory_ms"]) == (schema_hash(), memory_ms())
+    assert [feature["name"] for feature in found["features"]] == names
+
+
+@pytest.mark.parametrize("width", [80, 130, 200])
+def test_a_terminal_shows_features_as_a_table(width: int) -> None:
+    """However narrow, each feature's name and description are whole, words broken between lines at most."""
+    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115  # the console's own
+    console.print(_features_table([in_words(feature) for feature in SCORE_SET], width))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    words = set(text.split())
+    for feature in SCORE_SET:
+        assert {feature.name, *feature.description.split()} <= words
 
 
 def test_an_unknown_role_is_named_with_the_known_ones() -> None:

@@ -1,0 +1,91 @@
+"""`tidecast features`: what is counted, and what a stored row says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="List the features.")
+
+_JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `list` a subcommand."""
+
+
+@app.command(name="list")
+def list_(
+    entity: Annotated[
+        Literal["user", "session", "product", "context"] | None, typer.Option(help="only those of it; default: all")
+    ] = None,
+    as_json: _JSON = False,
+) -> None:
+    """List the features: entity, aggregate, window and tiles or half-life, memory, unit, type, and what each says.
+
+    At the head stand the feature schema's hash, which rows and models must share, and the longest memory: so much of
+    the log rebuilds all of them. On a terminal this is a table, elsewhere tab-separated text. docs/features.md explains
+    how windows slide, what a session is, and what a return takes back.
+    """
+    from rich.console import Console
+
+    from features.documentation import FIELDS, as_data, duration, in_words, listed
+    from features.sets import SCORE_SET, memory_ms, schema_hash
+
+    found = listed(entity)
+    if as_json:
+        head = {"schema_hash": schema_hash(), "memory_ms": memory_ms()}
+        typer.echo(json.dumps({**head, "features": [as_data(feature) for feature in found]}, indent=2))
+        return
+    longest = duration(memory_ms())
+    typer.echo(f"feature schema {schema_hash()}: {len(SCORE_SET)} features, longest memory {longest}")
+    console = Console()
+    if console.is_terminal:
+        console.print(_table([in_words(feature) for feature in found], console.width))
+        return
+    typer.echo("\t".join(FIELDS))
+    for feature in found:
+        typer.echo("\t".join(in_words(feature)))
+
+
+_WIDE = 130
+"""Columns of a terminal from which on every word has a column of its own."""
+
+
+def _table(rows: Sequence[tuple[str, ...]], width: int) -> Table:
+    """Return the features' words as a table that fits `width` columns: on a narrow terminal in two lines each."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from features.documentation import FIELDS
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    if width >= _WIDE:
+        for name in FIELDS:
+            table.add_column(name, no_wrap=name != FIELDS[-1])
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return table
+    table.add_column(FIELDS[0], no_wrap=True)
+    table.add_column("how, and what it says")
+    before = None
+    for name, entity, aggregate, window, tile, half_life, memory, unit, dtype, said in rows:
+        if entity != before:
+            table.add_section()
+            table.add_row(Text(entity, "bold"))
+            before = entity
+        over = f" over {window} by {tile}" if window else ""
+        halved = f", half-life {half_life}" if half_life else ""
+        remembered = f", memory {memory}" if memory else ""
+        how = f"{aggregate}{over}{halved}{remembered}; {unit}, {dtype}"
+        table.add_row(Text(name), Text.assemble((how, "dim"), "\n", said))
+    return table
