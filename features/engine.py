@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from features.calendar import ShopCalendar
 from features.columns import TIME_END, EventColumns, FeatureError, ints
 from features.hashing import hash_texts
-from features.kernel import apply_events, blocks_needed, newest_vector
-from features.layout import BLOCK, BLOCK_TILES, KINDS, LEVELS, NONE, PRODUCT_HASH, TOTALS, USER_WORDS, WIDTH
+from features.kernel import apply_events, blocks_needed, logged_vector
+from features.layout import BLOCK, BLOCK_TILES, COUNT, KINDS, LEVELS, NONE, PRODUCT_HASH, TOTALS, USER_WORDS, WIDTH
+from features.logged import LoggedEvent, logged_events
 from features.packed import check, joined, split
 from features.products import ProductTable
 from features.rows import MAX_ROW, ROW_VERSION, pack_users, unpack_users
@@ -184,11 +185,22 @@ class ScoreFeatures:
         ]
         return out
 
-    def newest_vector(self, user: str) -> NDArray[np.float64]:
-        """Return the vector (features,) as of the user's newest event; product and context columns are 0."""
-        out = np.zeros(WIDTH, np.float64)
+    def log(self, user: str) -> list[LoggedEvent]:
+        """Return the user's last events, sorted by stamp; see `features.sets.LOG_LENGTH`.
+
+        Raises FeatureError for a user that was not loaded.
+        """
+        return logged_events(self._rows[self._slots(self._users, [user], "user")[0]])
+
+    def logged_vector(self, user: str, entry: int) -> NDArray[np.float64]:
+        """Return the vector (features,) as of an entry of the user's log; product and context columns are 0.
+
+        Raises FeatureError for a user that was not loaded, and IndexError for an entry that is not in the log.
+        """
         slot = self._slots(self._users, [user], "user")[0]
-        newest_vector(self._rows, self._tiles, self._spend, self._totals, slot, out, *self._scratch)
+        at = range(int(self._rows[slot, COUNT]))[entry]
+        out = np.zeros(WIDTH, np.float64)
+        logged_vector(self._rows, self._tiles, self._spend, self._totals, slot, at, out, *self._scratch)
         return out
 
     # --- bounds ---------------------------------------------------------------------------------------------------
@@ -275,4 +287,4 @@ def warm_up() -> None:
         events.append("u", i % KINDS, 1_700_000_000_000 + i, "p", None, value_minor=1, undo_time=i)
     features.apply(events)
     features.load_users(features.drain_users())
-    features.newest_vector("u")
+    features.logged_vector("u", -1)

@@ -258,10 +258,9 @@ def _vector(row, at, tiles, spend, totals, scratch, sums, out):
 
 
 @kernel
-def newest_vector(rows, tiles, spend, totals, slot, out, scratch, sums):
-    """Write the user's and the session's features of `slot` as of its newest event; see `apply_events`."""
-    row = rows[slot]
-    _vector(row, row[COUNT] - 1, tiles, spend, totals, scratch, sums, out)
+def logged_vector(rows, tiles, spend, totals, slot, at, out, scratch, sums):
+    """Write the user's and the session's features of `slot` as of entry `at` of its log; see `apply_events`."""
+    _vector(rows[slot], at, tiles, spend, totals, scratch, sums, out)
 
 
 @kernel
