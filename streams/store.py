@@ -146,6 +146,12 @@ class RedisStore:
             name.decode() for name in self._answer(lambda: list(self._client.scan_iter(pattern, count=10_000)))
         )
 
+    def tasks(self, stage: str) -> list[str]:
+        """Return the names of a stage's tasks, of any layout, that have a checkpoint. Walks the whole store."""
+        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", f"{self._prefix}:{{{stage}.") + f"*}}:{HEADER_KEY}"
+        names = self._answer(lambda: list(self._client.scan_iter(pattern, count=10_000)))
+        return sorted({name.decode().rpartition("{")[2].partition("}")[0] for name in names})
+
     def drop(self, task: str) -> int:
         """Delete header and rows of a task in one step, so that no half of them is left to be believed.
 
@@ -239,6 +245,11 @@ class MemoryStore:
         listed = self.periods.get((task, period), [])[:limit]
         found = {key: self.rows.get((task, key)) for key in listed}
         return [key for key, row in found.items() if row is not None and last_touched(row) < before], len(listed)
+
+    def tasks(self, stage: str) -> list[str]:
+        """Return the names of a stage's tasks, of any layout, that have a checkpoint."""
+        self._check()
+        return sorted(task for task, key in self.rows if key == HEADER_KEY and task.startswith(f"{stage}."))
 
     def ping(self) -> bool:
         """Say whether the store answers."""

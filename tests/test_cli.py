@@ -20,7 +20,7 @@ from features.sets import SCORE_SET, memory_ms, schema_hash
 from streams.cli.app import _COMMANDS, app
 from streams.cli.features import _table as _features_table
 from streams.cli.status import _table
-from streams.errors import ConfigurationError
+from streams.errors import ConfigurationError, StoreUnavailable
 from streams.kafka import _SAME_LINE_S, _Sparing
 from streams.settings import Settings
 from streams.supervisor import _kept_port, _tell, _told, embedded_environment
@@ -100,6 +100,24 @@ def test_features_are_listed_with_all_that_is_declared(entity: str | None) -> No
     assert [feature["name"] for feature in found["features"]] == names
 
 
+def test_a_row_is_not_unknown_where_the_store_does_not_answer() -> None:
+    """One line that says where to look, and the exit code of a store that is away."""
+    environment = os.environ | {"TIDECAST_REDIS__URL": "redis://127.0.0.1:1/0"}
+    command = [sys.executable, "-m", "streams.cli", "features", "show", "user", "u1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (StoreUnavailable.exit_code, "")
+    [line] = done.stderr.splitlines()
+    assert "TIDECAST_REDIS__URL" in line
+
+
+def test_a_time_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--time` takes ISO 8601, and says so."""
+    monkeypatch.setenv("TIDECAST_REDIS__URL", "redis://127.0.0.1:1/0")
+    result = CliRunner().invoke(app, ["features", "show", "user", "u1", "--time", "noon"])
+    assert isinstance(result.exception, ConfigurationError)
+    assert "--time noon: is no time; give ISO 8601" in str(result.exception)
+
+
 @pytest.mark.parametrize("width", [80, 130, 200])
 def test_a_terminal_shows_features_as_a_table(width: int) -> None:
     """However narrow, each feature's name and description are whole, words broken between lines at most."""
@@ -126,6 +144,7 @@ def test_an_unknown_role_is_named_with_the_known_ones() -> None:
     [
         ("backtest demand x.toml --out y --freq D --origins 2026-11-20", "give either --top N or --keys FILE"),
         ("train", "kafka.bootstrap_servers is not set"),
+        ("features show user u1", "redis.url is not set"),
         ("replay x.toml", "x.toml"),
     ],
 )

@@ -18,7 +18,7 @@ _COMMANDS = {
     "simulate": "make a shop whose truth is known",
     "backtest": "the same topologies over files, without a broker",
     "train": "train the sequence model",
-    "features": "what is counted, over which window, in which unit",
+    "features": "what is counted, and what a stored row says",
     "models": "list, show, promote and roll back versions",
     "demo": "a live view of everything on a simulated shop",
     "status": "what the workers say of themselves",

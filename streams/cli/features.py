@@ -12,14 +12,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="List the features.")
+app = typer.Typer(no_args_is_help=True, help="List the features, and show what a stored row says.")
 
 _JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `list` a subcommand."""
 
 
 @app.command(name="list")
@@ -54,6 +49,49 @@ def list_(
     typer.echo("\t".join(FIELDS))
     for feature in found:
         typer.echo("\t".join(in_words(feature)))
+
+
+@app.command()
+def show(
+    kind: Annotated[Literal["user", "product"], typer.Argument(help="whose row", show_default=False)],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="as in the events", show_default=False)],
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="ISO 8601: a product as of then, a user as of the last event up to then; default: the newest"
+        ),
+    ] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Show the row of a user or product as it lies in the store: its features with their units, and how old they are.
+
+    Of a user also the last events, the session, and the book of its orders. The row is as of its task's last
+    checkpoint, a moment behind the worker; nothing is changed. Exit code 1 says that there is no such row, 4 that it
+    cannot be read (a row of another feature schema, say), 6 that the store does not answer.
+    """
+    from streams.settings import load_settings
+    from streams.store import RedisStore
+
+    settings = load_settings()
+    at = None if time is None else _time(time)
+    store = RedisStore.connect(settings)
+    try:
+        from streams.rows import find_product, find_user
+
+        found = (find_user if kind == "user" else find_product)(settings, store, id_, at)
+    finally:
+        store.close()
+    typer.echo(json.dumps(found.as_data(), indent=2) if as_json else "\n".join(found.lines()))
+
+
+def _time(text: str) -> int:
+    from streams.errors import ConfigurationError
+    from streams.sources.values import BadValue, time_reader
+
+    try:
+        return time_reader(None, None, "UTC")(text)
+    except BadValue:
+        raise ConfigurationError(f"--time {text}: is no time; give ISO 8601, such as 2024-07-01T00:00:00Z") from None
 
 
 _WIDE = 130

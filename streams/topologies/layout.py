@@ -27,6 +27,15 @@ def demand_layout() -> str:
     return _digest("demand-2", ProductFeatures().schema_hash)
 
 
+def user_partition(user_id: str, tasks: int) -> int:
+    """Return the input partition, and so the score task, that Kafka's own partitioner (murmur2) gives a user's key.
+
+    >>> user_partition("u1", 4), user_partition("u2", 4)
+    (0, 2)
+    """
+    return (_murmur2(user_id.encode()) & 0x7FFFFFFF) % tasks
+
+
 @lru_cache(maxsize=1 << 16)
 def product_partition(product_id: str, tasks: int) -> int:
     """Return the activity partition, and so the demand task, of a product.
@@ -43,3 +52,21 @@ def product_store_name(partition: int) -> str:
 
 
 _DEMAND_LAYOUT = demand_layout()
+_MASK = 0xFFFFFFFF
+
+
+def _murmur2(data: bytes) -> int:
+    """Return the 32-bit hash of a key, as `org.apache.kafka.common.utils.Utils.murmur2` has it, unsigned."""
+    value = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * _M & _MASK
+        word = (word ^ (word >> 24)) * _M & _MASK
+        value = (value * _M & _MASK) ^ word
+    if whole < len(data):
+        value = (value ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
+    value = (value ^ (value >> 13)) * _M & _MASK
+    return value ^ (value >> 15)
+
+
+_M = 0x5BD1E995

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.outputs import encode_dead_letter
@@ -123,6 +124,44 @@ def score(environment: dict[str, str], tmp_path: Path) -> Iterator[Any]:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def test_a_row_is_shown_and_left_alone(settings: Settings, environment: dict[str, str], score: Any) -> None:
+    """What a worker stored is shown beside its checkpoint; an id, a store and a schema without rows are told apart."""
+    _produce_clicks(settings, 0, 50)
+    assert score(settings, 50)[0] == 0
+    before = _stored(settings)
+    shown = json.loads(_tidecast(environment, "features", "show", "user", "u3", "--json").stdout)
+    task = json.loads(_tidecast(environment, "state", "show", "score-0", "--json").stdout)
+    assert {name: task["checkpoint"][name] for name in shown["checkpoint"]} == shown["checkpoint"]
+    assert [event["kind"] for event in shown["log"]] == ["view"] * 7
+    assert shown["last_touched"] == shown["as_of"] == 1_700_000_000_000 + 45_000
+    values = {one["name"]: one["value"] for one in shown["features"]}
+    assert values["user_views_1h"] == values["session_events"] == 7
+    assert f"{values['session_duration']:g}  seconds" in _tidecast(environment, "features", "show", "user", "u3").stdout
+    unknown = _tidecast(environment, "features", "show", "user", "u9")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert f"task {task['task']}, " in unknown.stderr
+    assert _tidecast(environment, "features", "show", "product", "p").returncode == 1
+    assert _stored(settings) == before
+    store = _client(settings)
+    for key in before:
+        store.rename(key, key.replace(b"{score.", b"{score.0"))
+    other = _tidecast(environment, "features", "show", "user", "u3")
+    assert other.returncode == RecoveryError.exit_code
+    assert "rows of another layout or feature schema" in other.stderr
+
+
+def _client(settings: Settings) -> redis.Redis:
+    assert settings.redis.url is not None
+    return redis.Redis.from_url(settings.redis.url.get_secret_value())
+
+
+def _stored(settings: Settings) -> dict[bytes, bytes]:
+    """All strings under the test's prefix."""
+    client: Any = _client(settings)
+    keys = [key for key in client.scan_iter(f"{settings.redis.prefix}:*") if client.type(key) == b"string"]
+    return dict(zip(keys, client.mget(keys), strict=True))
 
 
 def test_a_reset_task_is_rebuilt_and_repeats_nothing(
