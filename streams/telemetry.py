@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from streams.errors import ConfigurationError
+from streams.runtime.refusals import refusals
 
 
 class Telemetry:
@@ -33,6 +34,12 @@ class Telemetry:
         )
         self.tally = Gauge(
             "tidecast_tally", "Exact tallies, part of the checkpoint", ["task", "what"], registry=self.registry
+        )
+        self.refused = Gauge(
+            "tidecast_refused",
+            "Records refused or repeated: a tally, part of the checkpoint; of tables since the worker's start",
+            ["task", "topic", "reason"],
+            registry=self.registry,
         )
         self.watermark = Gauge("tidecast_watermark_ms", "Event-time watermark", ["task"], registry=self.registry)
         self.dirty = Gauge("tidecast_unflushed_rows", "Rows not yet in the store", ["task"], registry=self.registry)
@@ -57,6 +64,21 @@ class Telemetry:
         """Say that it is ready (None) or why not."""
         self._reason = reason
         self.ready_gauge.set(0 if reason else 1)
+
+    def tell_counts(self, task: str, counts: Mapping[str, int]) -> None:
+        """Show a task's tallies, and of them what was refused by topic and reason.
+
+        >>> telemetry = Telemetry("score")
+        >>> telemetry.tell_counts("score.1a2b3c-0", {"rejected_late": 2, "rejected_late_orders": 2})
+        >>> labels = {"task": "score.1a2b3c-0", "topic": "orders", "reason": "late"}
+        >>> telemetry.registry.get_sample_value("tidecast_refused", labels)
+        2.0
+        """
+        for what, count in counts.items():
+            self.tally.labels(task, what).set(count)
+        for topic, reasons in refusals(counts).items():
+            for reason, count in reasons.items():
+                self.refused.labels(task, topic, reason).set(count)
 
     def fail(self, reason: str) -> None:
         """Say that the process is beyond repair and ends."""

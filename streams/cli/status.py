@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams.runtime.refusals import in_words, total, without_refusals
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -117,12 +119,11 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
 def _notes(one: Mapping[str, Any]) -> list[str]:
     """Return lines on what does not fit the table: tallies of a stage, training and quality of the control worker."""
     lines = [] if one.get("ready") else [f"not ready: {one.get('reason')}"]
-    counts: dict[str, int] = {}
-    for task in one.get("tasks", {}).values():
-        for what, count in task.get("counts", {}).items():
-            counts[what] = counts.get(what, 0) + count
-    if counts:
-        lines.append(", ".join(f"{what} {count:,}" for what, count in sorted(counts.items())))
+    counts = total(task.get("counts", {}) for task in one.get("tasks", {}).values())
+    if others := without_refusals(counts):
+        lines.append(", ".join(f"{what} {count:,}" for what, count in sorted(others.items())))
+    if refused := in_words(counts):
+        lines.append(f"refused {refused}")
     lines.extend(f"{what} {said}" for what, said in one.get("serves", {}).items())
     training = one.get("training")
     if training is not None:

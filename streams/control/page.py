@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from streams.runtime.refusals import in_words, total, without_refusals
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin: 1.6rem 0 .4rem }
@@ -47,12 +49,9 @@ def render(overview: Mapping[str, Any]) -> str:
 def _workers(workers: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for name, status in workers.items():
-        counts: dict[str, int] = {}
-        marks = []
-        for task in status.get("tasks", {}).values():
-            marks.append(task.get("watermark"))
-            for what, count in task.get("counts", {}).items():
-                counts[what] = counts.get(what, 0) + count
+        tasks = status.get("tasks", {}).values()
+        marks = [task.get("watermark") for task in tasks]
+        counts = total(task.get("counts", {}) for task in tasks)
         known = [mark for mark in marks if mark is not None]
         rows.append(
             [
@@ -60,13 +59,14 @@ def _workers(workers: Mapping[str, Mapping[str, Any]]) -> str:
                 _ready(status),
                 len(status.get("tasks", {})),
                 _time(min(known)) if known else "",
-                escape(", ".join(f"{what} {count:,}" for what, count in sorted(counts.items()))),
+                escape(", ".join(f"{what} {count:,}" for what, count in sorted(without_refusals(counts).items()))),
+                escape(in_words(counts)),
                 _time(status.get("at")),
             ]
         )
     if not rows:
         return "<p class='quiet'>None was heard of yet; control.status_urls says whom to ask.</p>"
-    return _table(["worker", "ready", "tasks", "watermark", "tallies", "as of"], rows)
+    return _table(["worker", "ready", "tasks", "watermark", "tallies", "refused", "as of"], rows)
 
 
 def _purchase(quality: Mapping[str, Any]) -> str:

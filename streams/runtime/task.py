@@ -17,6 +17,7 @@ from streams.records import DEADLETTERS, MARKER_HEADER, UNREADABLE_HEADER, Input
 from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
 from streams.runtime.dedup import Dedup
 from streams.runtime.merge import Entry, Merge
+from streams.runtime.refusals import DUPLICATE, tallies_of
 from streams.settings import TimeSettings
 from streams.store import last_touched
 from streams.topologies.stage import Rejected, Stage, Step, TimeMarker
@@ -195,10 +196,11 @@ class Task:
                 rejected = self._judge(entry, next(digests)) if self.stage.guarded else None
             if rejected is None:
                 accepted.append(entry)
-            elif rejected is not _DUPLICATE:
-                self._count(f"rejected_{rejected.reason}")
-                if not batch.silent:
-                    outputs.append(dead_letter(entry.record, rejected))
+                continue
+            for tally in tallies_of(entry.record.input.topic, rejected.reason):
+                self._count(tally)
+            if rejected is not _DUPLICATE and not batch.silent:
+                outputs.append(dead_letter(entry.record, rejected))
         step = Step(now_ms, not batch.silent, self.watermark, self.counts)
         said = self.state.step(accepted, step)
         if not self.stage.guarded:
@@ -316,13 +318,11 @@ class Task:
         time, watermark = entry.time, self.watermark
         # What is redriven is behind the watermark: its repeat is known for as long as that of an event of now.
         known_for = time
-        if is_redriven(entry.record):
+        if entry.record.headers and is_redriven(entry.record):
             known_for = max(time, self.clock or time)
         elif watermark is not None and time < watermark:
             return Rejected("late", f"event time {time} is before the watermark {watermark}")
         if not self._dedup.add(digest, known_for, watermark):
-            self._count("duplicates")
-            self._count(f"duplicates_{entry.record.input.topic}")
             return _DUPLICATE
         self._seen[entry.rank] = time
         if self.clock is None or time > self.clock:
@@ -373,7 +373,7 @@ def dead_letter(record: Record, rejected: Rejected) -> Output:
     return Output(DEADLETTERS, record.key, value)
 
 
-_DUPLICATE = Rejected("duplicate", "")
+_DUPLICATE = Rejected(DUPLICATE, "")
 _NO_EVENTS = frozenset({Rejected, TimeMarker})
 _extra_encoder = msgspec.msgpack.Encoder()
 _extra_decoder = msgspec.msgpack.Decoder(_Extra)

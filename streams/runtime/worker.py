@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
 from streams.runtime.pace import Pace
+from streams.runtime.refusals import tallies_of, total
 from streams.runtime.tables import Tables
 from streams.runtime.task import Batch, Task, dead_letter
 from streams.settings import Settings
@@ -83,6 +85,7 @@ class Worker:
         self._stopping = False
         self._tables: Tables | None = None
         self._unreadable: list[tuple[Record, Rejected]] = []
+        self._of_tables: Counter[str] = Counter()
         telemetry.status = self.status
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ class Worker:
                     "watermark": task.watermark,
                     "epoch": task.epoch,
                     "recovering": task.recovering,
-                    "counts": dict(task.counts),
+                    "counts": self._counts(task),
                 }
                 for task in list(self._tasks.values())
             },
@@ -259,16 +262,19 @@ class Worker:
         """Send what could not be read of a table to the dead letters: once, by the owner of task 0."""
         topics = {record.input for record, _ in self._unreadable}
         buried = committed_offsets(self._consumer, self._prefix, sorted(topics))
-        outputs = [
-            dead_letter(record, rejected)
+        refused = [
+            (record, rejected)
             for record, rejected in self._unreadable
             if record.input not in buried or record.offset >= buried[record.input].offset
         ]
+        outputs = [dead_letter(record, rejected) for record, rejected in refused]
         ends = {record.input: record.offset + 1 for record, _ in self._unreadable}
         if outputs:
             self._transact(
                 outputs, [TopicPartition(self._prefix + i.topic, i.partition, end) for i, end in ends.items()]
             )
+            for record, rejected in refused:
+                self._of_tables.update(tallies_of(record.input.topic, rejected.reason))
         self._unreadable.clear()
 
     def _take(self) -> list[tuple[Task, Batch]]:
@@ -496,8 +502,13 @@ class Worker:
             self._telemetry.dirty.labels(task.name).set(task.dirty())
             if task.watermark is not None:
                 self._telemetry.watermark.labels(task.name).set(task.watermark)
-            for name, count in task.counts.items():
-                self._telemetry.tally.labels(task.name, name).set(count)
+            self._telemetry.tell_counts(task.name, self._counts(task))
+
+    def _counts(self, task: Task) -> dict[str, int]:
+        """Return a task's tallies; those of task 0 with what was refused of tables."""
+        # Copies: the thread of health asks while this one counts.
+        counts = dict(task.counts)
+        return total([counts, dict(self._of_tables)]) if task.partition == 0 else counts
 
     def _wait_for_store(self, error: Exception) -> None:
         """Pause until the store answers, staying a member of the group meanwhile."""
