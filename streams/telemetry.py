@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -79,6 +79,14 @@ class Telemetry:
         for topic, reasons in refusals(counts).items():
             for reason, count in reasons.items():
                 self.refused.labels(task, topic, reason).set(count)
+
+    def keep(self, tasks: Collection[str]) -> None:
+        """Drop what is shown of any other task: this worker holds it no more, and its owner shows it."""
+        for gauge in (self.tally, self.refused, self.watermark, self.dirty):
+            for metric in gauge.collect():
+                for sample in metric.samples:
+                    if sample.labels["task"] not in tasks:
+                        gauge.remove(*sample.labels.values())
 
     def fail(self, reason: str) -> None:
         """Say that the process is beyond repair and ends."""

@@ -559,6 +559,7 @@ class Worker:
         self._claimed = set()
         self._member = False
         self._drop()
+        self._telemetry.keep(())
         self._telemetry.set_ready("waiting for an assignment")
 
     def _drop(self) -> None:
@@ -614,6 +615,7 @@ class Worker:
             raise
         self._unclaimed = set()
         self._assigned_at = time.monotonic()
+        self._telemetry.keep([task.name for task in tasks])
         for task in tasks:
             self._tasks[task.partition] = task
             for input_ in task.inputs:

@@ -126,6 +126,25 @@ def test_prometheus_has_reason_and_topic(shop: TopologyDriver) -> None:
     assert found == WANTED
 
 
+def test_a_worker_shows_its_own_tasks_only(shop: TopologyDriver) -> None:
+    """A task that went to another worker is not told twice: all that bears its name goes, and nothing else."""
+    telemetry, alone = Telemetry("score"), Telemetry("score")
+    first, second = shop.tasks("score")
+    for where, tasks in ((telemetry, (first, second)), (alone, (second,))):
+        for task in tasks:
+            where.tell_counts(task.name, task.counts)
+            where.watermark.labels(task.name).set(1)
+            where.dirty.labels(task.name).set(1)
+    telemetry.keep([second.name])
+    assert _of_tasks(telemetry) == _of_tasks(alone) != []
+    telemetry.keep(())
+    assert _of_tasks(telemetry) == []
+
+
+def _of_tasks(telemetry: Telemetry) -> list[str]:
+    return [line for line in telemetry.answer("/metrics")[2].decode().splitlines() if 'task="' in line]
+
+
 def test_status_and_web_view_tell_them_in_words(shop: TopologyDriver) -> None:
     """`tidecast status` and the web view say each topic's reasons, and the other tallies beside them, once."""
     status = {"ready": True, "at": T0, "tasks": {task.name: {"counts": task.counts} for task in shop.tasks("score")}}
