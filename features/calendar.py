@@ -44,7 +44,9 @@ class ShopCalendar:
     @cached_property
     def digest(self) -> str:
         """What stands for it in the hash of the definitions: the zone, and the very dates of the holidays."""
-        dates = "" if self._days is None else ",".join(str(day) for day in sorted(self._days))
+        if self._days is None:
+            return self.timezone
+        dates = ",".join(str(day) for day in sorted(self._days))
         return f"{self.timezone} {hashlib.blake2b(dates.encode(), digest_size=8).hexdigest()}"
 
     def local(self, times: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -153,7 +153,8 @@ Made from `features/sets.py` by `python -m features.documentation write`; do not
 prints the tables, `tidecast features show user ID` and `show product ID` what a stored row says.
 
 Feature schema `{schema_hash()}`: {len(SCORE_SET)} features; the longest memory is {duration(memory_ms())}.
-The hash changes with any definition. Rows, vectors and models of different hashes are never mixed.
+The hash, here that of a shop in UTC without holidays, changes with any definition and with the shop's calendar.
+Rows, vectors and models of different hashes are never mixed.
 
 Each click of a known user gets a vector: these features as of the click, itself included. Order lines, returns and
 cancellations move the features too, but get no prediction. Nothing stamped after the click counts.

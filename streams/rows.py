@@ -9,7 +9,6 @@ import msgspec
 
 from features.columns import TIME_END, FeatureError
 from features.documentation import duration
-from features.sets import schema_hash
 from features.summary import NotTold, ProductRow, UserRow, read_product, read_user
 from streams.errors import ConfigurationError, RecoveryError, StoreUnavailable, TidecastError
 from streams.roles import stage_of
@@ -18,6 +17,7 @@ from streams.runtime.task import store_name
 from streams.settings import Settings
 from streams.shown import Kind, Shown, iso, offsets
 from streams.store import last_touched
+from streams.topologies.calendar import feature_schema
 from streams.topologies.layout import DEMAND_STAGE, SCORE_STAGE, product_partition, user_partition
 from streams.topologies.orderbook import OrderBook
 from streams.topologies.stage import Stage
@@ -150,8 +150,8 @@ def _unknown(
             others = ", ".join(dict.fromkeys(task.rpartition("-")[0] for task in there))
             return RecoveryError(
                 f"{kind} {id_}: the store holds rows of another layout or feature schema ({others}), this version "
-                f"reads {stage.name}.{stage.layout} (feature schema {schema_hash()}); start this version's workers, "
-                "which rebuild them from the log, or use the tidecast that wrote them"
+                f"reads {stage.name}.{stage.layout} (feature schema {feature_schema(settings)}); start this version's "
+                "workers, which rebuild them from the log, or use the tidecast that wrote them"
             )
         return TidecastError(
             f"{kind} {id_}: the store holds no checkpoint of {stage.name} at all; is the worker running, and are "

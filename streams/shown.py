@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from features.documentation import duration
-from features.sets import LOG_LENGTH, SCORE_SET, Feature, schema_hash
+from features.sets import LOG_LENGTH, SCORE_SET, Feature
 from features.summary import ProductRow, UserRow
 from schemas.internal import EventKind
 from streams.records import Input
@@ -53,7 +53,6 @@ class Shown:
                 "offsets": offsets(header),
                 "watermark": header.watermark,
             },
-            "schema_hash": schema_hash(),
             "row_bytes": self.size,
             "last_touched": self.touched,
             "as_of": row.as_of if row is not None else None,

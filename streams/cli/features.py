@@ -33,15 +33,17 @@ def list_(
     from rich.console import Console
 
     from features.documentation import FIELDS, as_data, duration, in_words, listed
-    from features.sets import SCORE_SET, memory_ms, schema_hash
+    from features.sets import SCORE_SET, memory_ms
+    from streams.settings import load_settings
+    from streams.topologies.calendar import feature_schema
 
-    found = listed(entity)
+    found, schema = listed(entity), feature_schema(load_settings())
     if as_json:
-        head = {"schema_hash": schema_hash(), "memory_ms": memory_ms()}
+        head = {"schema_hash": schema, "memory_ms": memory_ms()}
         typer.echo(json.dumps({**head, "features": [as_data(feature) for feature in found]}, indent=2))
         return
     longest = duration(memory_ms())
-    typer.echo(f"feature schema {schema_hash()}: {len(SCORE_SET)} features, longest memory {longest}")
+    typer.echo(f"feature schema {schema}: {len(SCORE_SET)} features, longest memory {longest}")
     console = Console()
     if console.is_terminal:
         console.print(_table([in_words(feature) for feature in found], console.width))

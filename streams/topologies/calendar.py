@@ -7,6 +7,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from features.calendar import ShopCalendar
+from features.sets import schema_hash
 from models.buckets import Freq, bucket_start
 from streams.settings import Settings
 
@@ -17,6 +18,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).toordinal()
 def shop_calendar(settings: Settings) -> ShopCalendar:
     """Return the calendar that the settings name; one for all who ask, for its holidays take a moment to compute."""
     return _shop_calendar(settings.shop.timezone, settings.shop.country)
+
+
+def feature_schema(settings: Settings) -> str:
+    """Return the hash of the feature definitions under the shop's calendar."""
+    return schema_hash(calendar=shop_calendar(settings).digest)
 
 
 _shop_calendar = lru_cache(maxsize=8)(ShopCalendar)
