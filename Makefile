@@ -17,7 +17,7 @@ help:
 	@echo 'make test-cluster     the crash matrix on a Redis Cluster (besides: redis-cli)'
 	@echo 'make test-data        on the real data in TIDECAST_DATA ($(TIDECAST_DATA))'
 	@echo 'make test-containers  the compose file, on locally built images (root)'
-	@echo 'make bench            events per CPU-second'
+	@echo 'make bench            events per CPU-second, beside Faust, Quix Streams and bytewax (ARGS=--help)'
 	@echo 'make venv             the environment of the demo, in $(VENV)'
 
 venv: $(VENV)/.embedded

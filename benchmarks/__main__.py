@@ -1,5 +1,5 @@
-"""`python -m benchmarks`: the benchmark of the score stage; see `benchmarks.score`."""
+"""`python -m benchmarks`: the benchmark of the score stage; see `benchmarks.run`."""
 
-from benchmarks.score import main
+from benchmarks.run import main
 
 main()

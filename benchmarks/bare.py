@@ -1,6 +1,6 @@
 """The bare loop: consume 500, decode with orjson, produce one for one. Prints its CPU seconds as JSON.
 
-Run by `benchmarks.score` as a process of its own: `python -m benchmarks.bare BOOTSTRAP PREFIX EVENTS`.
+Run by `benchmarks.contenders` as a process of its own: `python -m benchmarks.bare BOOTSTRAP PREFIX EVENTS`.
 """
 
 from __future__ import annotations

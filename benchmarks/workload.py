@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,16 +32,19 @@ def zipf(chance: np.random.Generator, size: int, count: int, exponent: float = 1
     return np.searchsorted(np.cumsum(weights) / weights.sum(), chance.random(count))
 
 
-def create_outputs(bootstrap: str, prefix: str) -> None:
-    """Create the topics that the bare loop and the Faust job write to."""
-    new = [NewTopic(prefix + name, num_partitions=1, replication_factor=1) for name in ("bare", "faust")]
+def create_topics(bootstrap: str, prefix: str, names: Iterable[str]) -> None:
+    """Create the topics that only the bare loop and the peers use."""
+    new = [NewTopic(prefix + name, num_partitions=1, replication_factor=1) for name in names]
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for made in admin.create_topics(new).values():
         made.result(30)
 
 
-def preload(bootstrap: str, prefix: str, work: Workload) -> None:
-    """Write the clicks to `<prefix>clickstream` and close clicks and orders with end markers."""
+def preload(bootstrap: str, prefix: str, work: Workload, copied: int) -> None:
+    """Write the clicks to `<prefix>clickstream` and close clicks and orders with end markers.
+
+    The first `copied` of them go to `<prefix>clicks` too, which holds nothing else.
+    """
     chance = np.random.default_rng(work.seed)
     users = zipf(chance, work.users, work.events).tolist()
     products = zipf(chance, work.products, work.events).tolist()
@@ -63,12 +67,8 @@ def preload(bootstrap: str, prefix: str, work: Workload) -> None:
                 "currency": "EUR",
             }
         )
-        while True:
-            try:
-                producer.produce(prefix + "clickstream", value, key=user)
-                break
-            except BufferError:
-                producer.poll(0.1)
+        for topic in ("clickstream", "clicks")[: 1 + (number < copied)]:
+            _produce(producer, prefix + topic, user, value)
     producer.flush(60)
     marker = json.dumps({"time": times[-1], "source": "bench"})
     for topic in ("clickstream", "orders"):
@@ -76,3 +76,13 @@ def preload(bootstrap: str, prefix: str, work: Workload) -> None:
             producer.produce(prefix + topic, marker, partition=partition, headers=[("tidecast-marker", b"end")])
     if producer.flush(60):
         raise RuntimeError("the workload could not be written; is the broker up?")
+
+
+def _produce(producer: Producer, topic: str, key: str, value: bytes) -> None:
+    """Write one message, waiting while the producer's queue is full."""
+    while True:
+        try:
+            producer.produce(topic, value, key=key)
+            return
+        except BufferError:
+            producer.poll(0.1)

@@ -1,0 +1,198 @@
+"""A purchase probability after each click in plain Python: the state and arithmetic that every peer's job shares.
+
+So that differences come from the frameworks, each job asks its library for a user's state, calls `score`, and gives the
+state back. It is made of dicts, lists and numbers only, for libraries that keep it as JSON. The standard library is all
+this may import: it runs in the environment of each peer.
+
+Names are those of Tidecast's features where the definition is the same for events in order. What is left out favours
+the peers: a late event counts in its tile, but its vector is as of the newest; there are no returns; and a product's
+counters are of all time and live in the process, since a table of another key would need a second topic and a join.
+"""
+
+from __future__ import annotations
+
+import math
+from operator import mul
+from typing import Any
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+KINDS = {"view": 0, "search": 1, "add_to_cart": 2, "remove_from_cart": 3, "wishlist": 4, "purchase": 5}
+VIEW, SEARCH, CART, REMOVAL, WISH, PURCHASE = range(6)
+SPEND = 6
+
+WINDOWS = {"1h": (5 * MINUTE, 12), "1d": (HOUR, 24), "7d": (6 * HOUR, 28), "30d": (DAY, 30)}
+"""Length and number of the tiles of each window."""
+SESSION_GAP_MS = 30 * MINUTE
+LONGEST_S = 30 * DAY / 1_000
+MOST_PRODUCTS = 32
+INTEREST = [0.5 ** (age * 6 * HOUR / DAY) for age in range(28)]
+"""What a view counts for that is so many tiles of the 7d window old: half as much for each day."""
+
+FEATURES = (
+    *(f"user_views_{name}" for name in WINDOWS),
+    *(f"user_carts_{name}" for name in WINDOWS),
+    *(f"user_purchases_{name}" for name in ("1d", "7d", "30d")),
+    *(f"user_spend_{name}" for name in ("1d", "7d", "30d")),
+    "user_searches_1d",
+    "user_removals_1d",
+    "user_wishes_30d",
+    "user_interest",
+    *(f"user_since_{kind}" for kind in ("view", "cart", "purchase")),
+    *(f"session_{name}" for name in ("events", "views", "carts", "distinct_products")),
+    *(f"session_{name}" for name in ("duration", "since_previous", "mean_gap")),
+    "product_views",
+    "product_carts",
+    "product_purchases",
+    "product_conversion",
+    "product_price_ratio",
+    *("hour_sin", "hour_cos", "weekday_sin", "weekday_cos"),
+    *(f"event_is_{kind}" for kind in ("search", "cart", "removal", "wish", "purchase")),
+    "event_price",
+)
+
+INTERCEPT = -3.0
+WEIGHTS = [(-1) ** place * 1e-3 / (1 + place) for place in range(len(FEATURES))]
+"""Any will do: what is measured is what they cost."""
+
+Row = dict[str, Any]
+Products = dict[str, list[int]]
+
+
+def new_row() -> Row:
+    """Return the state of a user of whom nothing is known."""
+    return {
+        "windows": [{"totals": [0] * 7, "tiles": []} for _ in WINDOWS],
+        "latest": [0] * 6,
+        "time": 0,
+        "session": {"id": None, "start": 0, "events": 0, "views": 0, "carts": 0, "products": []},
+    }
+
+
+def score(row: Row, products: Products, click: dict[str, Any]) -> dict[str, Any]:
+    """Count `click` in its user's `row` and in `products`, in place, and return what to say of it.
+
+    >>> click = {"event_id": "e1", "type": "view", "time": 1_700_000_000_000, "user_id": "u1", "product_id": "p1"}
+    >>> score(new_row(), {}, click)["user"]
+    'u1'
+    """
+    logit = INTERCEPT + sum(map(mul, WEIGHTS, vector(row, products, click)))
+    probability = 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
+    return {"id": click["event_id"], "user": click["user_id"], "probability": probability}
+
+
+def vector(row: Row, products: Products, click: dict[str, Any]) -> list[float]:
+    """Count `click` and return the features as of it, in the order of FEATURES."""
+    kind, time = KINDS[click["type"]], click["time"]
+    price = click.get("unit_price") or 0
+    value = price * click.get("quantity", 1) if kind == PURCHASE else 0
+    for (tile_ms, length), window in zip(WINDOWS.values(), row["windows"], strict=True):
+        _count(window, time // tile_ms, length, kind, value)
+    hour, day, week, month = (window["totals"] for window in row["windows"])
+    latest = row["latest"]
+    since = [_seconds(time, latest[kind]) for kind in (VIEW, CART, PURCHASE)]
+    latest[kind] = max(latest[kind], time)
+    turn, of_week = time % DAY // MINUTE / 1440 * math.tau, (time - 4 * DAY) // HOUR % 168 / 168 * math.tau
+    return [
+        *(hour[VIEW], day[VIEW], week[VIEW], month[VIEW]),
+        *(hour[CART], day[CART], week[CART], month[CART]),
+        *(day[PURCHASE], week[PURCHASE], month[PURCHASE]),
+        *(day[SPEND] / 100, week[SPEND] / 100, month[SPEND] / 100),
+        *(day[SEARCH], day[REMOVAL], month[WISH]),
+        _interest(row["windows"][2]["tiles"]),
+        *since,
+        *_session(row, click, kind, time),
+        *_product(products, click.get("product_id"), kind, price),
+        *(math.sin(turn), math.cos(turn), math.sin(of_week), math.cos(of_week)),
+        *(kind == SEARCH, kind == CART, kind == REMOVAL, kind == WISH, kind == PURCHASE),
+        price / 100,
+    ]
+
+
+def _count(window: dict[str, Any], now: int, length: int, kind: int, value: int) -> None:
+    """Count an event in tile `now`, and take the tiles that fall out of the window off its totals.
+
+    A tile is its number, then what it holds of each column of the totals.
+    """
+    tiles, totals = window["tiles"], window["totals"]
+    newest = tiles[-1][0] if tiles else -1
+    if now == newest:
+        tile = tiles[-1]
+    elif now > newest:
+        tile = [now, 0, 0, 0, 0, 0, 0, 0]
+        tiles.append(tile)
+        while tiles[0][0] <= now - length:
+            for column, held in enumerate(tiles.pop(0)[1:]):
+                totals[column] -= held
+    elif now > newest - length:
+        tile = _late_tile(tiles, now)
+    else:
+        return
+    tile[1 + kind] += 1
+    totals[kind] += 1
+    if value:
+        tile[1 + SPEND] += value
+        totals[SPEND] += value
+
+
+def _late_tile(tiles: list[list[int]], now: int) -> list[int]:
+    """Return the tile of a late event, which may have to be put in between."""
+    at = len(tiles)
+    while at and tiles[at - 1][0] >= now:
+        at -= 1
+    if tiles[at][0] != now:
+        tiles.insert(at, [now, 0, 0, 0, 0, 0, 0, 0])
+    return tiles[at]
+
+
+def _interest(tiles: list[list[int]]) -> float:
+    """Return the views of the tiles of the 7d window, each at its weight."""
+    now = tiles[-1][0]
+    return sum([INTEREST[now - tile[0]] * tile[1 + VIEW] for tile in tiles])
+
+
+def _seconds(now: int, then: int) -> float:
+    """Return the seconds since `then`, as many as there can be where that is never."""
+    return min((now - then) / 1_000, LONGEST_S) if 0 < then <= now else LONGEST_S
+
+
+def _session(row: Row, click: dict[str, Any], kind: int, time: int) -> tuple[float, ...]:
+    """Count a click in its session, or begin one, and return what is known of it."""
+    session, before, given = row["session"], row["time"], click.get("session_id")
+    goes_on = session["id"] == given if given else abs(time - before) <= SESSION_GAP_MS
+    if not (goes_on and session["events"]):
+        row["session"] = session = {"id": given, "start": time, "events": 0, "views": 0, "carts": 0, "products": []}
+    session["events"] += 1
+    session["start"] = min(session["start"], time)
+    session["views"] += kind == VIEW
+    session["carts"] += kind == CART
+    product, seen = click.get("product_id"), session["products"]
+    if product and len(seen) < MOST_PRODUCTS and product not in seen:
+        seen.append(product)
+    row["time"] = max(before, time)
+    events, lasted = session["events"], (time - session["start"]) / 1_000
+    gap = lasted / (events - 1) if events > 1 else 0.0
+    return events, session["views"], session["carts"], len(seen), lasted, _seconds(time, before), gap
+
+
+def _product(products: Products, product: str | None, kind: int, price: int) -> tuple[float, ...]:
+    """Return what was known of a product before this event, and count it (views, carts, purchases, prices, sum)."""
+    if not product:
+        return 0, 0, 0, 1 / 50, 1.0
+    known = products.get(product)
+    if known is None:
+        known = products[product] = [0, 0, 0, 0, 0]
+    views, carts, purchases, priced, total = known
+    if kind == VIEW:
+        known[0] += 1
+    elif kind == CART:
+        known[1] += 1
+    elif kind == PURCHASE:
+        known[2] += 1
+    if price:
+        known[3] += 1
+        known[4] += price
+    ratio = price * priced / total if price and total else 1.0
+    return views, carts, purchases, (purchases + 1) / (views + 50), ratio

@@ -1,0 +1,91 @@
+"""The complete score stage beside the bare loop and the same job in Faust, Quix Streams and bytewax, in one run.
+
+Events per CPU-second (user + system, all threads) of each process from its first event to its last, on the same
+preloaded topics; the Redis server's own CPU is shown beside it. Contenders take turns, in the other direction every
+second time; medians and ratios count. A peer counts only if its plain pass-through (consume, decode, produce) comes
+near to what was measured of its library by itself, so that nobody is beaten who was held back.
+
+Runs on real Kafka and Redis natively (Java and redis-server), else on the embedded servers. Peers are installed from
+pins into environments of their own, in .cache/bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.contenders import ROOT, Rates, bare, peer, tidecast
+from benchmarks.peers.environments import PEERS, python_of
+from benchmarks.report import UNITS, describe, page, save, table
+from benchmarks.servers import Servers, servers
+from benchmarks.workload import Workload, create_topics, preload
+from streams.settings import Settings
+from streams.topics import create
+
+
+def main() -> None:
+    """Measure, print a table, write the results and the page made of them."""
+    asked = _arguments()
+    work = Workload(events=asked.events)
+    events = dict.fromkeys(asked.peers, min(asked.peer_events, work.events))
+    if "faust" in events:
+        events["faust"] = min(asked.faust_events, work.events)
+    for name in asked.peers:
+        python_of(name)
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder, servers(Path(folder)) as running:
+        sys.stderr.write(f"on {running.kind}\n")
+        for repeat in range(asked.repeats):
+            prefix = f"bench{repeat}-"
+            _prepare(running, prefix, work, events)
+            turns = _turns(running, prefix, work, events)
+            for turn in reversed(turns) if repeat % 2 else turns:
+                for name, rate in turn().items():
+                    rates.setdefault(name, []).append(rate)
+                    sys.stderr.write(f"repeat {repeat + 1} of {asked.repeats}: {name} {rate:,.0f} {UNITS[name]}\n")
+        result = describe(rates, work, events, running.kind)
+    save(asked.out, result)
+    asked.page.parent.mkdir(parents=True, exist_ok=True)
+    asked.page.write_text(page(result), encoding="utf-8")
+    sys.stdout.write(table(result))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench ARGS='...'", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    number = {"type": int, "metavar": "N"}
+    parser.add_argument("--events", default=100_000, help="for Tidecast and the bare loop (%(default)s)", **number)
+    parser.add_argument("--repeats", default=5, help="turns of every contender (%(default)s)", **number)
+    parser.add_argument(
+        "--peers", nargs="*", choices=sorted(PEERS), default=list(PEERS), help="which peers to run (all of them)"
+    )
+    parser.add_argument("--peer-events", default=50_000, help="for Quix Streams and bytewax (%(default)s)", **number)
+    parser.add_argument("--faust-events", default=5_000, help="for Faust (%(default)s)", **number)
+    parser.add_argument("--out", type=Path, metavar="FILE", default=ROOT / "benchmarks" / "results.json")
+    parser.add_argument("--page", type=Path, metavar="FILE", default=ROOT / "docs" / "performance.md")
+    return parser.parse_args()
+
+
+def _prepare(running: Servers, prefix: str, work: Workload, events: dict[str, int]) -> None:
+    """Create the topics of a repeat and write the work to them; peers read the first clicks of the same."""
+    settings = Settings(kafka={"bootstrap_servers": running.bootstrap, "prefix": prefix, "partitions": 1})  # type: ignore[arg-type]
+    create(settings)
+    create_topics(running.bootstrap, prefix, ("bare", "clicks", *events))
+    preload(running.bootstrap, prefix, work, max((0, *events.values())))
+
+
+def _turns(running: Servers, prefix: str, work: Workload, events: dict[str, int]) -> list[Callable[[], Rates]]:
+    """Return the contenders of a repeat."""
+
+    def of(name: str, job: str) -> Callable[[], Rates]:
+        return lambda: peer(name, job, running, prefix, events[name])
+
+    return [
+        lambda: tidecast(running, prefix, work.events),
+        lambda: bare(running, prefix, work.events),
+        *(of(name, job) for name in events for job in ("pass", "score")),
+    ]

@@ -1,0 +1,48 @@
+"""The servers that a benchmark runs on: Apache Kafka and Redis where they are installed, else the embedded ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where broker and store are, what they are, and the process of the store."""
+
+    bootstrap: str
+    redis_url: str
+    kind: str
+    store_pid: int
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[Servers]:
+    """Run broker and store, with their files in `folder`."""
+    if shutil.which("java") and shutil.which("redis-server"):
+        from tests.real.servers import KafkaServer, RedisServer
+
+        kafka, store = KafkaServer(folder / "kafka").start(), RedisServer(folder / "redis").start()
+        try:
+            yield Servers(kafka.bootstrap, store.url, "Apache Kafka and Redis", store.pid)
+        finally:
+            kafka.stop()
+            store.stop()
+    else:
+        from streams.embedded import EmbeddedServers
+
+        with EmbeddedServers(folder) as embedded:
+            pid = embedded.pids["redis"]
+            yield Servers(embedded.bootstrap, embedded.redis_url, "embedded broker and store", pid)
+
+
+def cpu_s(pid: int) -> float:
+    """Return user + system seconds of a process and the children it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / _TICK
