@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.task import Task
@@ -93,7 +94,9 @@ def _end(said: str | bytes | None) -> str:
     return text[-2_000:].strip()
 
 
-def _await_status(process: subprocess.Popen[bytes], port: int, done: Callable[[list[dict]], bool]) -> list[dict]:  # type: ignore[type-arg]
+def _await_status(
+    process: subprocess.Popen[bytes], port: int, done: Callable[[list[dict[str, Any]]], bool]
+) -> list[dict[str, Any]]:
     deadline = time.monotonic() + _PATIENCE_S
     while process.poll() is None:
         if time.monotonic() > deadline:

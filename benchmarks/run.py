@@ -57,22 +57,29 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench ARGS='...'", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    number = {"type": int, "metavar": "N"}
-    parser.add_argument("--events", default=100_000, help="for Tidecast and the bare loop (%(default)s)", **number)
-    parser.add_argument("--repeats", default=5, help="turns of every contender (%(default)s)", **number)
+
+    def number(option: str, default: int, text: str) -> None:
+        parser.add_argument(option, type=int, metavar="N", default=default, help=f"{text} (%(default)s)")
+
+    number("--events", 100_000, "clicks for Tidecast and the bare loop")
+    number("--repeats", 5, "turns of every contender")
     parser.add_argument(
         "--peers", nargs="*", choices=sorted(PEERS), default=list(PEERS), help="which peers to run (all of them)"
     )
-    parser.add_argument("--peer-events", default=50_000, help="for Quix Streams and bytewax (%(default)s)", **number)
-    parser.add_argument("--faust-events", default=5_000, help="for Faust (%(default)s)", **number)
-    parser.add_argument("--out", type=Path, metavar="FILE", default=ROOT / "benchmarks" / "results.json")
-    parser.add_argument("--page", type=Path, metavar="FILE", default=ROOT / "docs" / "performance.md")
+    number("--peer-events", 50_000, "clicks for Quix Streams and bytewax")
+    number("--faust-events", 5_000, "clicks for Faust")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", default=ROOT / "benchmarks" / "results.json", help="where the data go"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", default=ROOT / "docs" / "performance.md", help="where the page goes"
+    )
     return parser.parse_args()
 
 
 def _prepare(running: Servers, prefix: str, work: Workload, events: dict[str, int]) -> None:
     """Create the topics of a repeat and write the work to them; peers read the first clicks of the same."""
-    settings = Settings(kafka={"bootstrap_servers": running.bootstrap, "prefix": prefix, "partitions": 1})  # type: ignore[arg-type]
+    settings = Settings(kafka={"bootstrap_servers": running.bootstrap, "prefix": prefix, "partitions": 1})
     create(settings)
     create_topics(running.bootstrap, prefix, ("bare", "clicks", *events))
     preload(running.bootstrap, prefix, work, max((0, *events.values())))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import faust
 
@@ -33,7 +34,7 @@ def main(task: Task) -> None:
         users = app.Table("users", default=new_row, partitions=1)
         products: Products = {}
 
-        def answer(click: dict) -> dict:  # type: ignore[type-arg]
+        def answer(click: dict[str, Any]) -> dict[str, Any]:
             user = click["user_id"]
             row = users[user]
             said = score(row, products, click)
@@ -44,7 +45,7 @@ def main(task: Task) -> None:
         answer = echo
 
     @app.agent(clicks)
-    async def run(stream: faust.Stream) -> None:  # type: ignore[type-arg]
+    async def run(stream: faust.Stream) -> None:
         done = 0
         async for key, click in stream.items():
             meter.start()

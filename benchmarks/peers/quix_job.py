@@ -7,6 +7,8 @@ environment of its own.
 
 from __future__ import annotations
 
+from typing import Any
+
 from quixstreams import Application, State
 
 from benchmarks.peers.features import Products, new_row, score
@@ -27,14 +29,14 @@ def main(task: Task) -> None:
     meter = Meter()
     products: Products = {}
 
-    def scored(click: dict, state: State) -> dict:  # type: ignore[type-arg]
+    def scored(click: dict[str, Any], state: State) -> dict[str, Any]:
         meter.start()
         row = state.get("row") or new_row()
         said = score(row, products, click)
         state.set("row", row)
         return said
 
-    def passed(click: dict) -> dict:  # type: ignore[type-arg]
+    def passed(click: dict[str, Any]) -> dict[str, Any]:
         meter.start()
         return echo(click)
 
