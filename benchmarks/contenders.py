@@ -8,13 +8,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.task import Task
 from benchmarks.servers import Servers, cpu_s
+from benchmarks.workload import Workload
 from streams.children import free_port, start_child
 
 ROOT = Path(__file__).parents[1]
@@ -24,39 +26,84 @@ Rates = dict[str, float]
 """What was measured, by the name of the measurement."""
 
 
-def tidecast(servers: Servers, prefix: str, events: int) -> Rates:
+def tidecast(servers: Servers, prefix: str, work: Workload) -> Rates:
     """Run the shipped score role: its events per CPU-second and per second, and what an event costs the store."""
-    port = free_port()
-    environment = {
-        "TIDECAST_KAFKA__BOOTSTRAP_SERVERS": servers.bootstrap,
-        "TIDECAST_REDIS__URL": servers.redis_url,
-        "TIDECAST_KAFKA__PREFIX": prefix,
-        "TIDECAST_KAFKA__PARTITIONS": "1",
-        # A namespace and a group of its own for every run over the same topics.
-        "TIDECAST_REDIS__PREFIX": f"bench{time.time_ns()}",
-        "TIDECAST_RUNTIME__METRICS_PORT": str(port),
-    }
-    process = start_child([sys.executable, "-m", "streams.cli", "run", "--role", "score"], env=environment)
-    try:
-        started = _await_status(process, port, lambda tasks: bool(tasks))
-        cpu, store, wall = cpu_s(process.pid), cpu_s(servers.store_pid), time.monotonic()
-        # The end marker stands behind the last click, at the offset that counts them.
-        _await_status(process, port, lambda tasks: all(t["offsets"]["clickstream[0]"] >= events for t in tasks))
-        used, took = cpu_s(process.pid) - cpu, time.monotonic() - wall
-        done = events - sum(task["offsets"]["clickstream[0]"] for task in started)
-        return {
-            "score/tidecast": done / used,
-            "score/wall": done / took,
-            "score/redis": (cpu_s(servers.store_pid) - store) / done * 1e6,
+    rate, wall, store = _score(servers, prefix, work, workers=1)
+    return {"score/tidecast": rate, "score/wall": wall, "score/redis": store}
+
+
+def variant(name: str, servers: Servers, prefix: str, work: Workload, workers: int = 1) -> Rates:
+    """Run the same over other work, or with more workers; return events per CPU-second of all of them together."""
+    return {name: _score(servers, prefix, work, workers)[0]}
+
+
+def latency(servers: Servers, prefix: str, rate: int, seconds: int) -> Rates:
+    """Send live clicks and orders to a score role at `rate` a second; return ms from append to committed prediction."""
+    with _workers(servers, prefix, 1, 1):
+        command = [sys.executable, "-m", "benchmarks.latency", servers.bootstrap, prefix, str(rate), str(seconds)]
+        told = _figures("benchmarks.latency", command)
+    if told["missing"]:
+        raise RuntimeError(f"{told['missing']} clicks had no prediction 10 s after the last one was sent")
+    return {"latency/rate": rate, "latency/p50": told["p50"], "latency/p99": told["p99"]}
+
+
+def _score(servers: Servers, prefix: str, work: Workload, workers: int) -> tuple[float, float, float]:
+    """Return events per CPU-second, events per second and CPU-microseconds of the store per event."""
+    with _workers(servers, prefix, work.partitions, workers) as running:
+        # Counted from where all have begun, to where the last click is taken.
+        begun = _at(running, lambda each: all(each) and sum(map(len, each)) == work.partitions)
+        cpu, store, wall = _cpu_s(running), cpu_s(servers.store_pid), time.monotonic()
+        _at(running, lambda each: _taken(each) >= work.events)
+        used, took = _cpu_s(running) - cpu, time.monotonic() - wall
+        done = work.events - _taken(begun)
+        return done / used, done / took, (cpu_s(servers.store_pid) - store) / done * 1e6
+
+
+_Running = list[tuple["subprocess.Popen[bytes]", int]]
+_Tasks = list[list[dict[str, Any]]]
+
+
+@contextmanager
+def _workers(servers: Servers, prefix: str, partitions: int, count: int) -> Iterator[_Running]:
+    """Run score workers; give process and port of each."""
+    # A namespace and a group of its own for every run over the same topics.
+    namespace, running = f"bench{time.time_ns()}", []
+    for number in range(count):
+        port = free_port()
+        environment = {
+            "TIDECAST_KAFKA__BOOTSTRAP_SERVERS": servers.bootstrap,
+            "TIDECAST_REDIS__URL": servers.redis_url,
+            "TIDECAST_KAFKA__PREFIX": prefix,
+            "TIDECAST_KAFKA__PARTITIONS": str(partitions),
+            "TIDECAST_REDIS__PREFIX": namespace,
+            "TIDECAST_RUNTIME__WORKER_ID": f"worker-{number}",
+            "TIDECAST_RUNTIME__METRICS_PORT": str(port),
         }
+        process = start_child([sys.executable, "-m", "streams.cli", "run", "--role", "score"], env=environment)
+        running.append((process, port))
+    try:
+        _at(running, all)
+        yield running
     finally:
-        process.terminate()
-        process.wait(30)
+        for process, _ in running:
+            process.terminate()
+        for process, _ in running:
+            process.wait(30)
 
 
-def bare(servers: Servers, prefix: str, events: int) -> Rates:
+def _cpu_s(running: _Running) -> float:
+    return sum(cpu_s(process.pid) for process, _ in running)
+
+
+def _taken(each: _Tasks) -> int:
+    """Return how many clicks all tasks together have taken; an end marker stands behind the last one."""
+    offsets = [offset for tasks in each for task in tasks for offset in task["offsets"].items()]
+    return sum(offset for input_, offset in offsets if input_.startswith("clickstream["))
+
+
+def bare(servers: Servers, prefix: str, work: Workload) -> Rates:
     """Run the bare loop."""
-    command = [sys.executable, "-m", "benchmarks.bare", servers.bootstrap, prefix, str(events)]
+    command = [sys.executable, "-m", "benchmarks.bare", servers.bootstrap, prefix, str(work.events)]
     return {"score/bare": _rate("benchmarks.bare", command)}
 
 
@@ -77,7 +124,13 @@ def peer(name: str, job: str, servers: Servers, prefix: str, events: int) -> Rat
 
 
 def _rate(what: str, command: list[str]) -> float:
-    """Run a contender that prints its events and CPU seconds as its last line; return events per CPU-second."""
+    """Run a contender that prints its events and CPU seconds; return events per CPU-second."""
+    cost = _figures(what, command)
+    return float(cost["events"] / cost["cpu_s"])
+
+
+def _figures(what: str, command: list[str]) -> dict[str, Any]:
+    """Run a process that prints its figures as its last line of JSON."""
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S, cwd=ROOT)
     except subprocess.TimeoutExpired as late:
@@ -85,8 +138,7 @@ def _rate(what: str, command: list[str]) -> float:
     lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise RuntimeError(f"{what} printed no figures (exit code {found.returncode})\n{_end(found.stderr)}")
-    cost = json.loads(lines[-1])
-    return float(cost["events"] / cost["cpu_s"])
+    return dict(json.loads(lines[-1]))
 
 
 def _end(said: str | bytes | None) -> str:
@@ -94,19 +146,24 @@ def _end(said: str | bytes | None) -> str:
     return text[-2_000:].strip()
 
 
-def _await_status(
-    process: subprocess.Popen[bytes], port: int, done: Callable[[list[dict[str, Any]]], bool]
-) -> list[dict[str, Any]]:
+def _at(running: _Running, done: Callable[[_Tasks], bool]) -> _Tasks:
+    """Wait until the tasks of all workers satisfy `done`, and return them."""
     deadline = time.monotonic() + _PATIENCE_S
-    while process.poll() is None:
+    while True:
+        if (ended := [process.returncode for process, _ in running if process.poll() is not None]) != []:
+            raise RuntimeError(f"the score role ended with exit code {ended[0]}; its lines above say why")
         if time.monotonic() > deadline:
             raise RuntimeError(f"the score role did not get there in {_PATIENCE_S} s; its lines above say why")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=5) as answer:
-                tasks = list(json.load(answer).get("tasks", {}).values())
-            if tasks and done(tasks):
-                return tasks
-        except OSError:
-            pass
+        each = [_tasks(port) for _, port in running]
+        if done(each):
+            return each
         time.sleep(0.05)
-    raise RuntimeError(f"the score role ended with exit code {process.returncode}; its lines above say why")
+
+
+def _tasks(port: int) -> list[dict[str, Any]]:
+    """Return what a worker says of its tasks, nothing where it does not answer yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=5) as answer:
+            return list(json.load(answer).get("tasks", {}).values())
+    except OSError:
+        return []

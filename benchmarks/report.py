@@ -21,12 +21,19 @@ from benchmarks.workload import Workload
 Result = dict[str, Any]
 
 _RATE = "events per CPU-second"
+VARIED_USERS = (1_000, 1_000_000)
+"""Numbers of users that the score role is measured with besides."""
 UNITS = {
     "score/tidecast": _RATE,
     "score/bare": _RATE,
     **{f"{job}/{peer}": _RATE for peer in PEERS for job in ("score", "pass")},
     "score/wall": "events per second",
     "score/redis": "CPU-microseconds per event",
+    **{f"users/{users}": _RATE for users in VARIED_USERS},
+    "workers/2": _RATE,
+    "latency/rate": "events per second",
+    "latency/p50": "ms",
+    "latency/p99": "ms",
 }
 
 ALONE = {"faust": 0.02, "quix": 0.22, "bytewax": 0.35}
@@ -64,6 +71,10 @@ an answer per click. All three share one module of plain Python for features and
 frameworks. They do less than Tidecast: at least once at best (bytewax keeps no state beyond the process by default), no
 vectors as of late events, no deduplication, product counters of all time that are not kept, no examples, no activity.
 Environments are pinned in `benchmarks/peers`. They run over the first clicks of the same, since they are slower.
+
+**users/...** is score/tidecast with so many users, **workers/2** two workers on a partition each, over three times the
+clicks. **latency** is from a click's append to its committed prediction, at half of score/wall, of live clicks and one
+order in a hundred; broker, store, worker, sender and readers share the machine.
 
 **pass/...** is their plain pass-through: consume, decode, produce. **A peer counts** only if that reaches {share:.0%}
 of the ratio to the bare loop that was measured of its library by itself: nobody is beaten who was held back here.

@@ -12,18 +12,22 @@ pins into environments of their own, in .cache/bench.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.contenders import ROOT, Rates, bare, peer, tidecast
+from benchmarks.contenders import ROOT, Rates, bare, latency, peer, tidecast, variant
 from benchmarks.peers.environments import PEERS, python_of
-from benchmarks.report import UNITS, describe, page, save, table
+from benchmarks.report import UNITS, VARIED_USERS, describe, page, save, table
 from benchmarks.servers import Servers, servers
 from benchmarks.workload import Workload, create_topics, preload
 from streams.settings import Settings
 from streams.topics import create
+
+_LATENCY_S = 15
 
 
 def main() -> None:
@@ -43,14 +47,41 @@ def main() -> None:
             _prepare(running, prefix, work, events)
             turns = _turns(running, prefix, work, events)
             for turn in reversed(turns) if repeat % 2 else turns:
-                for name, rate in turn().items():
-                    rates.setdefault(name, []).append(rate)
-                    sys.stderr.write(f"repeat {repeat + 1} of {asked.repeats}: {name} {rate:,.0f} {UNITS[name]}\n")
+                _note(rates, turn(), f"repeat {repeat + 1} of {asked.repeats}")
+        if not asked.quick:
+            _vary(running, work, rates, min(3, asked.repeats))
         result = describe(rates, work, events, running.kind)
     save(asked.out, result)
     asked.page.parent.mkdir(parents=True, exist_ok=True)
     asked.page.write_text(page(result), encoding="utf-8")
     sys.stdout.write(table(result))
+
+
+def _note(rates: dict[str, list[float]], found: Rates, when: str) -> None:
+    for name, rate in found.items():
+        rates.setdefault(name, []).append(rate)
+        sys.stderr.write(f"{when}: {name} {rate:,.0f} {UNITS[name]}\n")
+
+
+def _vary(running: Servers, work: Workload, rates: dict[str, list[float]], repeats: int) -> None:
+    """Measure the score role alone: over fewer and more users, with a second worker, and its latency."""
+    kinds = {f"users/{users}": (replace(work, users=users), 1) for users in VARIED_USERS}
+    # Two workers share what is left when both have their task.
+    kinds["workers/2"] = (replace(work, events=3 * work.events, partitions=2), 2)
+    for name, (other, workers) in kinds.items():
+        prefix = f"bench-{name.replace('/', '-')}-"
+        _prepare(running, prefix, other, {})
+        for repeat in range(repeats):
+            _note(rates, variant(name, running, prefix, other, workers), f"repeat {repeat + 1} of {repeats}")
+    for repeat in range(repeats):
+        prefix = f"bench-latency{repeat}-"
+        create(_settings(running, prefix, 1))
+        half = int(statistics.median(rates["score/wall"]) / 2)
+        _note(rates, latency(running, prefix, half, _LATENCY_S), f"repeat {repeat + 1} of {repeats}")
+
+
+def _settings(running: Servers, prefix: str, partitions: int) -> Settings:
+    return Settings(kafka={"bootstrap_servers": running.bootstrap, "prefix": prefix, "partitions": partitions})  # type: ignore[arg-type]
 
 
 def _arguments() -> argparse.Namespace:
@@ -61,13 +92,14 @@ def _arguments() -> argparse.Namespace:
     def number(option: str, default: int, text: str) -> None:
         parser.add_argument(option, type=int, metavar="N", default=default, help=f"{text} (%(default)s)")
 
-    number("--events", 100_000, "clicks for Tidecast and the bare loop")
+    number("--events", 200_000, "clicks for Tidecast and the bare loop")
     number("--repeats", 5, "turns of every contender")
     parser.add_argument(
         "--peers", nargs="*", choices=sorted(PEERS), default=list(PEERS), help="which peers to run (all of them)"
     )
     number("--peer-events", 50_000, "clicks for Quix Streams and bytewax")
     number("--faust-events", 5_000, "clicks for Faust")
+    parser.add_argument("--quick", action="store_true", help="no other numbers of users, no second worker, no latency")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", default=ROOT / "benchmarks" / "results.json", help="where the data go"
     )
@@ -79,8 +111,7 @@ def _arguments() -> argparse.Namespace:
 
 def _prepare(running: Servers, prefix: str, work: Workload, events: dict[str, int]) -> None:
     """Create the topics of a repeat and write the work to them; peers read the first clicks of the same."""
-    settings = Settings(kafka={"bootstrap_servers": running.bootstrap, "prefix": prefix, "partitions": 1})
-    create(settings)
+    create(_settings(running, prefix, work.partitions))
     create_topics(running.bootstrap, prefix, ("bare", "clicks", *events))
     preload(running.bootstrap, prefix, work, max((0, *events.values())))
 
@@ -92,7 +123,7 @@ def _turns(running: Servers, prefix: str, work: Workload, events: dict[str, int]
         return lambda: peer(name, job, running, prefix, events[name])
 
     return [
-        lambda: tidecast(running, prefix, work.events),
-        lambda: bare(running, prefix, work.events),
+        lambda: tidecast(running, prefix, work),
+        lambda: bare(running, prefix, work),
         *(of(name, job) for name in events for job in ("pass", "score")),
     ]
