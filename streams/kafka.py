@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -197,13 +197,25 @@ def read_to_end(
     A transaction that is being committed hides what stands behind its first record for a moment, also after its
     producer was told that it is done: that is waited for, as long as one may stay open.
     """
+    ends = {input_: high for input_, (low, high) in held(settings, topics).items() if high > low}
+    for record in read(settings, dict.fromkeys(ends, OFFSET_BEGINNING), ends, timeout_s=timeout_s):
+        handle(record)
+    return ends
+
+
+def read(
+    settings: Settings, starts: Mapping[Input, int], ends: Mapping[Input, int], *, timeout_s: float = 30.0
+) -> Iterator[Record]:
+    """Yield what a `read_committed` consumer sees from `starts` on, at least up to `ends`; see `read_to_end`.
+
+    Raises TidecastError where no broker answers within `timeout_s`.
+    """
+    if not ends:
+        return
     prefix = settings.kafka.prefix
     consumer = Consumer(table_config(settings))
     try:
-        ends = _ends(settings, topics)
-        if not ends:
-            return {}
-        consumer.assign([TopicPartition(prefix + i.topic, i.partition, OFFSET_BEGINNING) for i in ends])
+        consumer.assign([TopicPartition(prefix + i.topic, i.partition, start) for i, start in starts.items()])
         waiting = set(ends)
         hidden_since: dict[Input, float] = {}
         open_s = settings.kafka.transaction_timeout_ms / 1_000 + _ENDING_S
@@ -211,16 +223,16 @@ def read_to_end(
         while waiting:
             messages = take(consumer, 1_000, min(timeout_s, _LOOK_AGAIN_S))
             now = time.monotonic()
-            if messages:
-                heard = now
-            elif not waiting <= hidden_since.keys() and now - heard > timeout_s:
+            if not messages and not waiting <= hidden_since.keys() and now - heard > timeout_s:
                 raise TidecastError(
                     f"{', '.join(map(str, sorted(waiting)))}: no answer from Kafka in {timeout_s:.0f} s"
                 )
             for message in messages:
                 error = message.error()
                 if error is None:
-                    handle(record_of(message, prefix))
+                    record = record_of(message, prefix)
+                    hidden_since.pop(record.input, None)
+                    yield record
                     continue
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
@@ -229,26 +241,28 @@ def read_to_end(
                     waiting.discard(input_)
                 else:
                     hidden_since.setdefault(input_, now)
+            if messages:
+                heard = time.monotonic()  # whoever is given the records takes its time
             # What stays open for longer belongs to a producer that is gone.
             waiting = {i for i in waiting if now - hidden_since.get(i, now) < open_s}
-        return ends
     finally:
         consumer.close()
 
 
-def _ends(settings: Settings, topics: list[str]) -> dict[Input, int]:
-    """Return where the partitions that hold anything end, open transactions included."""
+def held(settings: Settings, topics: Sequence[str]) -> dict[Input, tuple[int, int]]:
+    """Return of each partition the first offset held and the next to be written, open transactions included.
+
+    Topics are asked in the order given, so nothing that a later one refers to is beyond its end.
+    """
     prefix = settings.kafka.prefix
     consumer = Consumer(table_config(settings) | {"isolation.level": "read_uncommitted"})
     try:
         counts = partition_counts(consumer, 30.0)
-        ends: dict[Input, int] = {}
+        found: dict[Input, tuple[int, int]] = {}
         for topic in topics:
             for partition in range(counts.get(prefix + topic, 0)):
-                low, high = bounds(consumer, TopicPartition(prefix + topic, partition))
-                if high > low:
-                    ends[Input(topic, partition)] = high
-        return ends
+                found[Input(topic, partition)] = bounds(consumer, TopicPartition(prefix + topic, partition))
+        return found
     finally:
         consumer.close()
 
