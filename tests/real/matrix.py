@@ -83,7 +83,8 @@ def verify(shop: Shop, undisturbed: Evidence) -> None:
     told = f"lost {len(lost)}: {sorted(lost)[:5]}; invented {len(invented)}: {sorted(invented)[:5]}"
     assert lost | invented == set(), f"{told}; refused {found.refused()}, else {undisturbed.refused()}"
     assert found.said_of_demand() == undisturbed.said_of_demand()
-    assert found.check_examples(shop.settings(), every=5) > 600
+    assert found.check_examples(shop.settings()) > 3_000
+    assert found.check_examples(shop.settings(), by="oracle", sample=600) > 300
     assert found.check_probabilities() > 3_000
     same_rows(shop, undisturbed.shop)
     found.check_learner(shop.settings())
@@ -151,7 +152,7 @@ class CrashMatrix:
         finally:
             shop.kill_all()
         evidence = Evidence.gather(shop)
-        assert evidence.check_examples(shop.settings()) > 3_000
+        assert evidence.check_examples(shop.settings(), by="oracle") > 3_000
         return evidence
 
     @pytest.fixture

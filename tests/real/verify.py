@@ -1,114 +1,28 @@
-"""What must hold after any crash, checked from the logs and the store alone, by brute force."""
+"""What must hold after any crash, checked from the logs and the store alone."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
-from features.columns import Event
 from features.engine import ScoreFeatures
 from features.layout import PRODUCT_OFFSET, PRODUCT_PARTITION
-from features.oracle import UserOracle
 from features.products import ProductTable
 from models.linear import LinearModel
 from models.online import PurchaseLearner
-from schemas.codec import Click, DecodeError, Order, decode_click, decode_marker, decode_order
 from schemas.internal import ActivityRow, Example, decode_activity, decode_examples
 from schemas.outputs import decode_dead_letter
-from streams.records import MARKER_HEADER, Record
 from streams.runtime.checkpoint import decode_header
 from streams.settings import Settings
-from streams.topologies.orderbook import OrderBook, line_value
 from streams.topologies.series import Series
+from streams.verification.features import verify_features
+from streams.verification.report import By
+from streams.verification.topics import KafkaTopics
 from tests.real.harness import Shop
-
-EXACT = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """An accepted event in a task's order: what it was, for whom, and the next offsets after it."""
-
-    item: Click | Order
-    offset: int
-    positions: tuple[int, int]
-
-
-def applied_in_order(clicks: Sequence[Record], orders: Sequence[Record], settings: Settings) -> list[Applied]:
-    """Return what a task accepts, by the plainest reading of the rules: order, future, late, duplicate."""
-    lateness, ahead = settings.time.allowed_lateness_s * 1_000, settings.time.max_ahead_s * 1_000
-    queues = [[_read(record, ahead) for record in clicks], [_read(record, ahead) for record in orders]]
-    taken, watermark, clock = [0, 0], -1, -1
-    seen: dict[tuple[int, str], int] = {}
-    accepted: list[Applied] = []
-    while taken[0] < len(queues[0]) and taken[1] < len(queues[1]):
-        rank = min((0, 1), key=lambda r: (queues[r][taken[r]][0], r))
-        time, item, record, kind = queues[rank][taken[rank]]
-        taken[rank] += 1
-        if kind == b"refused":
-            continue
-        if kind in (b"time", b"end"):
-            clock = max(clock, time)
-            watermark = max(watermark, clock - lateness, time if kind == b"end" else -1)
-            continue
-        assert isinstance(item, Click | Order)
-        first = seen.get((rank, item.event_id))
-        if time < watermark or (first is not None and first >= watermark):
-            continue
-        seen[rank, item.event_id] = time
-        clock = max(clock, time)
-        watermark = max(watermark, clock - lateness)
-        previous = accepted[-1].positions if accepted else (0, 0)
-        positions = (record.offset + 1, previous[1]) if rank == 0 else (previous[0], record.offset + 1)
-        accepted.append(Applied(item, record.offset, positions))
-    return accepted
-
-
-def _read(record: Record, ahead: int) -> tuple[int, Click | Order | None, Record, bytes]:
-    marker = dict(record.headers).get(MARKER_HEADER)
-    try:
-        if marker is not None:
-            return decode_marker(record.value or b"").time, None, record, marker
-        click = record.input.topic == "clickstream"
-        item: Click | Order = decode_click(record.value or b"") if click else decode_order(record.value or b"")
-    except DecodeError:
-        return 0, None, record, b"refused"
-    if item.time > record.appended_at + ahead:
-        return 0, None, record, b"refused"
-    return item.time, item, record, b""
-
-
-def events_of(item: Click | Order, book: OrderBook) -> list[Event]:
-    """Return what an accepted event does to its user's features."""
-    user, session = item.user_id or "", item.session_id
-
-    def event(kind: int, product: str | None, quantity: int, value: int, price: int, undo: int = 0) -> Event:
-        return Event(user, kind, item.time, product, session, quantity, value, price, undo)
-
-    if isinstance(item, Click):
-        kinds = ("view", "search", "add_to_cart", "remove_from_cart", "wishlist", "purchase")
-        price = -1 if item.unit_price is None else item.unit_price
-        value = price * item.quantity if item.type == "purchase" and price >= 0 else 0
-        return [event(kinds.index(item.type), item.product_id, item.quantity, value, price)]
-    if item.status in ("placed", "paid"):
-        return [event(5, line.product_id, line.left, line.value_minor, line.price) for line in book.purchase(item)]
-    if item.status == "cancelled":
-        undone = book.cancel(item)
-        return [event(7, line.product_id, line.left, line.value_minor, line.price, line.time) for line in undone]
-    found = []
-    for line in item.lines:
-        back = book.give_back(item, line)
-        if back:
-            found.append(event(6, line.product_id, line.quantity, back.value_minor, back.price, back.time))
-        else:
-            price = -1 if line.unit_price is None else line.unit_price
-            found.append(event(6, line.product_id, line.quantity, line_value(line), price))
-    return found
 
 
 @dataclass(slots=True)
@@ -154,54 +68,13 @@ class Evidence:
             if one["kind"] == "demand"
         }
 
-    def check_examples(self, settings: Settings, every: int = 1) -> int:
-        """Check every n-th example's vector against the oracle at its own offsets and versions; return how many."""
-        clicks, orders = self.shop.read("clickstream"), self.shop.read("orders")
-        by_cause = {example.id: example for _, example in self.examples}
-        checked = 0
-        for partition in range(self.shop.partitions):
-            users: dict[str, UserOracle] = defaultdict(UserOracle)
-            books: dict[str, OrderBook] = defaultdict(OrderBook)
-            accepted = applied_in_order(
-                [record for record in clicks if record.input.partition == partition],
-                [record for record in orders if record.input.partition == partition],
-                settings,
-            )
-            for applied in accepted:
-                item = applied.item
-                user = item.user_id
-                book = OrderBook()
-                if isinstance(item, Order):
-                    book = books[user if user is not None else f"order:{item.order_id}"]
-                events = events_of(item, book)
-                if user is None:
-                    continue
-                example = by_cause.pop(f"clickstream-{partition}-{applied.offset}-purchase", None)
-                if isinstance(item, Click):
-                    assert example is not None, f"no example for clickstream[{partition}] {applied.offset}"
-                    assert example.offsets == applied.positions, example.id
-                    checked += 1
-                    if checked % every == 0:
-                        self._check(example, users[user], events[0], item)
-                        continue
-                for event in events:
-                    users[user].skip(event)
-        assert not by_cause, f"examples without an accepted click: {sorted(by_cause)[:5]}"
-        return checked // every
-
-    def _check(self, example: Example, user: UserOracle, event: Event, click: Click) -> None:
-        rows: list[ActivityRow] = []
-        if example.product_version is not None and click.product_id is not None:
-            partition, offset = example.product_version
-            rows = [row for at, row in self.activity[partition, click.product_id] if at <= offset]
-        expected = user.vector(event, rows)
-        served = np.frombuffer(example.vector, "<f8")
-        wrong = [
-            (name, found, wanted)
-            for name, found, wanted in zip(ScoreFeatures.names, served.tolist(), expected, strict=True)
-            if abs(found - wanted) > EXACT * max(1.0, abs(wanted))
-        ]
-        assert not wrong, f"{example.id}: (feature, served, oracle) {wrong}"
+    def check_examples(self, settings: Settings, *, by: By = "engine", sample: int | None = None) -> int:
+        """Check vectors as `tidecast verify features` does, the example of every click being there; return how many."""
+        found = verify_features(KafkaTopics(settings), settings, by=by, sample=sample)
+        assert found.clean, found
+        assert found.examples == found.accepted == len(self.examples)
+        assert (found.unverifiable, found.other_definition) == (0, 0)
+        return found.compared
 
     def said_of_products(self) -> Counter[tuple[int, str, int, int, int, int]]:
         """Return what activity says: partition, product, kind, time, quantity and when it was said, how often."""

@@ -1,0 +1,172 @@
+"""The door's rules in the plainest words: what a score task accepts of its inputs, in which order, and what it does.
+
+It shares nothing with the runtime's merge, watermark and repeated ids, so that the two can be held against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from features.columns import Event
+from schemas.codec import Click, DecodeError, Order, decode_click, decode_marker, decode_order
+from schemas.internal import CLICK_KINDS, EventKind
+from streams.records import CLICKSTREAM, MARKER_HEADER, REDRIVE_HEADER, UNREADABLE_HEADER, Record
+from streams.settings import Settings
+from streams.topologies.orderbook import OrderBook, line_value
+
+_TIDY_AT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An accepted event in its task's order.
+
+    `positions` are the next offsets of clicks and orders after it, as far as either was accepted; `watermark` is the
+    task's before it (UTC ms, -1: none yet).
+    """
+
+    item: Click | Order
+    offset: int
+    positions: tuple[int, int]
+    watermark: int
+    redriven: bool
+
+
+def accepted(
+    clicks: Iterable[Record], orders: Iterable[Record], settings: Settings, *, closed: bool = False
+) -> Iterator[Applied]:
+    """Yield what a task accepts of its two inputs: in order of event time, nothing future, late or repeated.
+
+    Where one input ends, the rest of the other waits for it, as it does in the task. `closed`: both are cut where the
+    task had come to, so all of both was taken.
+
+    >>> from streams.records import Input
+    >>> def record(offset, time):
+    ...     value = b'{"event_id": "%d", "type": "view", "time": %d, "product_id": "p"}' % (offset, time)
+    ...     return Record(Input("clickstream", 0), offset, None, value, 2_000_000)
+    >>> clicks = [record(0, 1_000_000), record(1, 999_000), record(2, 1_000)]  # the last one is late
+    >>> [(one.item.time, one.positions) for one in accepted(clicks, [], Settings(), closed=True)]
+    [(1000000, (1, 0)), (999000, (2, 0))]
+    """
+    lateness = settings.time.allowed_lateness_s * 1_000
+    inputs = [_Queue(clicks, settings), _Queue(orders, settings)]
+    watermark = clock = -1
+    positions = (0, 0)
+    seen: dict[tuple[int, str], int] = {}
+    tidy_at = _TIDY_AT
+    while any(queue.head for queue in inputs) if closed else all(queue.head for queue in inputs):
+        rank = min((rank for rank in (0, 1) if inputs[rank].head), key=lambda rank: (inputs[rank].time, rank))
+        head = inputs[rank].pop()
+        if head.item is None:
+            if head.marker is not None:
+                clock = max(clock, head.time)
+                watermark = max(watermark, clock - lateness, head.time if head.marker == b"end" else -1)
+            continue
+        item, offset = head.item, head.record.offset
+        redriven = any(name == REDRIVE_HEADER for name, _ in head.record.headers)
+        if item.time < watermark and not redriven:
+            continue
+        first = seen.get((rank, item.event_id))
+        if first is not None and first >= watermark:
+            continue
+        # What is redriven counts as said now: so long is its repeat known.
+        seen[rank, item.event_id] = max(item.time, clock) if redriven else item.time
+        positions = (offset + 1, positions[1]) if rank == 0 else (positions[0], offset + 1)
+        yield Applied(item, offset, positions, watermark, redriven)
+        clock = max(clock, item.time)
+        watermark = max(watermark, clock - lateness)
+        if len(seen) > tidy_at:
+            seen = {key: time for key, time in seen.items() if time >= watermark}
+            tidy_at = max(_TIDY_AT, 2 * len(seen))
+
+
+def events_of(item: Click | Order, book: OrderBook) -> list[Event]:
+    """Return what an accepted event does to its user's features; an order changes its customer's `book`.
+
+    >>> [event.kind for event in events_of(Click("e", "view", 5, user_id="u", product_id="p"), OrderBook())]
+    [0]
+    """
+    user, session = item.user_id or "", item.session_id
+
+    def event(kind: int, product: str | None, quantity: int, value: int, price: int, undo: int = 0) -> Event:
+        return Event(user, int(kind), item.time, product, session, quantity, value, price, undo)
+
+    if isinstance(item, Click):
+        kind = CLICK_KINDS[item.type]
+        price = -1 if item.unit_price is None else item.unit_price
+        value = price * item.quantity if kind == EventKind.PURCHASE and price >= 0 else 0
+        return [event(kind, item.product_id, item.quantity, value, price)]
+    if item.status in ("placed", "paid"):
+        bought = book.purchase(item)
+        return [event(EventKind.PURCHASE, one.product_id, one.left, one.value_minor, one.price) for one in bought]
+    if item.status == "cancelled":
+        undone = book.cancel(item)
+        return [event(EventKind.CANCEL, b.product_id, b.left, b.value_minor, b.price, b.time) for b in undone]
+    found = []
+    for line in item.lines:
+        back = book.give_back(item, line)
+        if back:
+            value, price, undo = back.value_minor, back.price, back.time
+        else:
+            value, price, undo = line_value(line), -1 if line.unit_price is None else line.unit_price, 0
+        found.append(event(EventKind.RETURN, line.product_id, line.quantity, value, price, undo))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A record as read: an event, a time marker (`marker` is its kind), or neither: refused, and in nobody's way."""
+
+    time: int
+    record: Record
+    item: Click | Order | None = None
+    marker: bytes | None = None
+
+
+class _Queue:
+    """One input, first in, first out."""
+
+    def __init__(self, records: Iterable[Record], settings: Settings) -> None:
+        self._records = iter(records)
+        self._ahead = settings.time.max_ahead_s * 1_000
+        self._limit = settings.kafka.max_message_bytes
+        self.head: _Head | None = None
+        self._next()
+
+    @property
+    def time(self) -> int:
+        """Event time of the head, which is there."""
+        assert self.head is not None
+        return self.head.time
+
+    def pop(self) -> _Head:
+        """Take the head, which is there."""
+        head = self.head
+        assert head is not None
+        self._next()
+        return head
+
+    def _next(self) -> None:
+        record = next(self._records, None)
+        self.head = None if record is None else self._read(record)
+
+    def _read(self, record: Record) -> _Head:
+        headers = dict(record.headers)
+        marker = headers.get(MARKER_HEADER)
+        value = record.value
+        if UNREADABLE_HEADER in headers:
+            return _Head(0, record)
+        try:
+            if marker is not None:
+                time = decode_marker(value or b"").time
+                return (
+                    _Head(0, record) if time > record.appended_at + self._ahead else _Head(time, record, None, marker)
+                )
+            if value is None:
+                return _Head(0, record)
+            click = record.input.topic == CLICKSTREAM
+            item: Click | Order = decode_click(value, self._limit) if click else decode_order(value, self._limit)
+        except DecodeError:
+            return _Head(0, record)
+        return _Head(0, record) if item.time > record.appended_at + self._ahead else _Head(item.time, record, item)

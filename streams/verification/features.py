@@ -1,0 +1,339 @@
+"""Every logged vector computed again from the raw log, and held against what was served.
+
+Two passes. The first goes through each task's inputs as its door would, and computes all columns but the products';
+the second goes through activity, and computes these at the version of the product row that each example names. Memory:
+the rows of users and products, packed, and about 200 bytes an example; `sample` bounds the latter.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.columns import Event
+from features.sets import MEMORY_MS, SCORE_FEATURES, SCORE_SET
+from schemas.codec import Click
+from schemas.internal import Example
+from streams.errors import LogTruncated
+from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, Input
+from streams.settings import Settings
+from streams.verification.door import Applied
+from streams.verification.reading import Progress, Reading
+from streams.verification.recompute import (
+    PRODUCT_COLUMNS,
+    EngineProducts,
+    EngineUsers,
+    Floats,
+    OracleProducts,
+    OracleUsers,
+    Products,
+    Users,
+)
+from streams.verification.report import By, Difference, Report
+from streams.verification.tasks import LoggedTask
+from streams.verification.topics import Topics
+
+TOLERANCE = 1e-9
+"""How far a float may be off, as a share of its size or of 1; integers may not."""
+_TOLERANCES = np.array([0.0 if feature.dtype == "int" else TOLERANCE for feature in SCORE_SET])
+_OWN = np.array([feature.entity != "product" for feature in SCORE_SET])
+_BATCH = 1_000
+_SETTLE_EVERY = 50
+_TOLD = 10
+_NEVER = 1 << 62
+
+
+def verify_features(
+    topics: Topics,
+    settings: Settings,
+    *,
+    by: By = "engine",
+    sample: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Report:
+    """Recompute the vectors of `tidecast.examples` from the log; say how many differ, are missing, or are extra.
+
+    `sample`: compare about so many examples, all those of as many users as it takes; what is missing or extra is
+    always looked for everywhere. The settings of time must be those that the log was scored under. Raises LogTruncated
+    where there are examples and none can be compared, for the log no longer holds what they need.
+
+    >>> from streams.driver import TopologyDriver
+    >>> from streams.topologies.score import ScoreStage
+    >>> from streams.verification.topics import RecordedTopics
+    >>> driver = TopologyDriver(Settings(), [ScoreStage])
+    >>> click = b'{"event_id": "1", "type": "view", "time": 1000, "user_id": "u", "product_id": "p"}'
+    >>> _ = driver.pipe("clickstream", b"u", click)
+    >>> driver.mark_time(1_000)
+    >>> driver.run()
+    >>> found = verify_features(RecordedTopics.of(driver), Settings())
+    >>> found.compared, found.clean
+    (1, True)
+    """
+    run = _Run(Reading(topics, settings, report), by)
+    run.choose(sample)
+    for partition in range(topics.partitions):
+        run.users_of(partition)
+    for partition in range(topics.partitions):
+        run.products_of(partition)
+    found = run.end()
+    if found.unverifiable and not found.compared:
+        raise LogTruncated(
+            f"none of {found.unverifiable:,} examples can be verified: {found.why_unverifiable}; raise the topics' "
+            "retention.ms, which 'tidecast topics create' sets on new ones, and verify again after as long"
+        )
+    return found
+
+
+@dataclass(slots=True)
+class _Queries:
+    """What examples ask of a partition's products: columns of equal length, one entry an example."""
+
+    names: dict[str, int] = field(default_factory=dict)
+    product: array[int] = field(default_factory=lambda: array("q"))
+    offset: array[int] = field(default_factory=lambda: array("q"))
+    time: array[int] = field(default_factory=lambda: array("q"))
+    price: array[int] = field(default_factory=lambda: array("q"))
+    number: array[int] = field(default_factory=lambda: array("q"))
+    served: bytearray = field(default_factory=bytearray)
+
+    def add(self, event: Event, offset: int, number: int, served: Floats) -> None:
+        """Ask for the product of `event` as of `offset`, for example `number`, whose columns were `served`."""
+        assert event.product is not None
+        self.product.append(self.names.setdefault(event.product, len(self.names)))
+        self.offset.append(offset)
+        self.time.append(event.time)
+        self.price.append(event.price_minor)
+        self.number.append(number)
+        self.served += served.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An example to compare, its click, the click's place in the batch of events, and a number for it."""
+
+    place: int
+    event: Event
+    example: Example
+    number: int
+
+
+class _Run:
+    """One verification."""
+
+    def __init__(self, reading: Reading, by: By) -> None:
+        self._reading = reading
+        self._partitions = reading.topics.partitions
+        self._by = by
+        self._report = Report(by)
+        self._counts = np.zeros(len(SCORE_FEATURES), np.int64)
+        self._wrong: set[int] = set()
+        self._queries = [_Queries() for _ in range(self._partitions)]
+        self._covered = [self._covered_from(partition) for partition in range(self._partitions)]
+        self._share: float | None = None
+
+    def choose(self, sample: int | None) -> None:
+        """Choose users by the hash of their names, so many that they have about `sample` examples; None: everybody."""
+        if sample is None:
+            return
+        self._reading.again(EXAMPLES)
+        count, least = 0, 1.0
+        for partition in range(self._partitions):
+            for batch in self._reading.examples(partition):
+                count += len(batch.examples)
+                least = min([least, *(_lot(example.user) for example in batch.examples)])
+        self._share = max(sample / max(count, 1), least)
+
+    def end(self) -> Report:
+        """Return what was found."""
+        self._reading.end()
+        found = self._report
+        found.mismatches.update(dict(zip(SCORE_FEATURES, self._counts.tolist(), strict=True)))
+        found.mismatched = len(self._wrong)
+        return found
+
+    # -- users ------------------------------------------------------------------------------------------------
+
+    def users_of(self, partition: int) -> None:
+        """Go through one task's inputs: all columns but the products', and what is missing or extra."""
+        users: Users = EngineUsers() if self._by == "engine" else OracleUsers()
+        task = LoggedTask(self._reading, partition)
+        batch: list[Event] = []
+        wanted: list[_Wanted] = []
+        batches = 0
+        for applied in task.accepted():
+            item = applied.item
+            events = task.events(applied)
+            if item.user_id is None:
+                continue
+            chosen = self._share is None or _lot(item.user_id) <= self._share
+            if isinstance(item, Click) and not applied.redriven:
+                example = self._example(task, applied, chosen=chosen)
+                if example is not None:
+                    number = applied.offset * self._partitions + partition
+                    wanted.append(_Wanted(len(batch), events[0], example, number))
+            if chosen:
+                batch.extend(events)
+            if len(batch) >= _BATCH:
+                self._compare(users, batch, wanted)
+                batch, wanted, batches = [], [], batches + 1
+                if batches % _SETTLE_EVERY == 0:
+                    users.settle(applied.watermark)
+        self._compare(users, batch, wanted)
+        for example in task.examples.rest():
+            self._report.examples += 1
+            if task.may_be_of_old(example):
+                self._report.unverifiable += 1
+            else:
+                self._report.extra += 1
+                self._stray(example.id, "extra")
+
+    def _example(self, task: LoggedTask, applied: Applied, *, chosen: bool) -> Example | None:
+        """Find and judge the example of an accepted click; return it where it is to be compared."""
+        report = self._report
+        found = task.examples.take(applied.offset)
+        if found is None:
+            if task.must_have_example(applied):
+                report.accepted += 1
+                report.missing += 1
+                self._stray(f"{CLICKSTREAM}-{task.partition}-{applied.offset}-purchase", "missing")
+            return None
+        example, same_definition = found
+        report.accepted += 1
+        report.examples += 1
+        if not same_definition:
+            report.other_definition += 1
+            return None
+        if not chosen:
+            return None
+        why = task.uncovered(applied) or self._uncovered_product(example)
+        if why is not None:
+            report.unverifiable += 1
+            report.why_unverifiable = report.why_unverifiable or f"{why}, after what {example.id} needs"
+            return None
+        if not task.stands_at(example, applied):
+            report.misplaced += 1
+            self._stray(example.id, "misplaced")
+        return example
+
+    def _compare(self, users: Users, batch: Sequence[Event], wanted: Sequence[_Wanted]) -> None:
+        if not batch:
+            return
+        self._reading.time = max(self._reading.time, batch[-1].time)
+        found = users.apply(batch, [one.place for one in wanted])
+        if not wanted:
+            return
+        served = np.array([_vector(one.example) for one in wanted])
+        differs = _differ(served, found, _TOLERANCES)
+        for row, one in enumerate(wanted):
+            version = one.example.product_version
+            if version is None or one.event.product is None:
+                continue
+            # The product's row is met later, in the order of activity.
+            differs[row] &= _OWN
+            partition, offset = version if version[0] < self._partitions else (0, -1)
+            self._queries[partition].add(one.event, offset, one.number, served[row, PRODUCT_COLUMNS])
+        self._report.compared += len(wanted)
+        self._note(differs, [one.number for one in wanted], served, found, np.arange(len(SCORE_FEATURES)))
+
+    # -- products ---------------------------------------------------------------------------------------------
+
+    def products_of(self, partition: int) -> None:
+        """Go through one partition of activity: the products' columns at each version asked for."""
+        queries = self._queries[partition]
+        asked = np.array(queries.offset, np.int64)
+        order = np.argsort(asked, kind="stable")
+        asked = asked[order]
+        products: Products = EngineProducts() if self._by == "engine" else OracleProducts()
+        names = list(queries.names)
+        done = 0
+        for record in self._reading.read(Input(ACTIVITY, partition)):
+            until = int(np.searchsorted(asked, record.offset))
+            self._ask(products, queries, names, order[done:until])
+            done = until
+            if done == len(order):
+                break
+            batch = self._reading.activity(record)
+            rows = [row for row in batch.rows if row.product_id in queries.names] if batch is not None else []
+            if rows:
+                products.apply(rows, (partition, record.offset))
+        self._ask(products, queries, names, order[done:])
+
+    def _ask(self, products: Products, queries: _Queries, names: Sequence[str], which: NDArray[np.int64]) -> None:
+        for start in range(0, len(which), _BATCH):
+            places = which[start : start + _BATCH].tolist()
+            found = products.values(
+                [names[queries.product[place]] for place in places],
+                [queries.time[place] for place in places],
+                [queries.price[place] for place in places],
+            )
+            served = np.frombuffer(queries.served, np.float64).reshape(-1, len(PRODUCT_COLUMNS))[places]
+            differs = _differ(served, found, _TOLERANCES[PRODUCT_COLUMNS])
+            self._note(differs, [queries.number[place] for place in places], served, found, PRODUCT_COLUMNS)
+
+    def _covered_from(self, partition: int) -> int:
+        """Return the event time (UTC ms) from which on a partition of activity holds all that a product's row needs.
+
+        What is lost of a task's rows was stamped before the first watermark that it still says, but for the lateness.
+        """
+        reading = self._reading
+        low, _ = reading.topics.bounds(Input(ACTIVITY, partition))
+        if low == 0:
+            return 0
+        first: dict[int, int] = {}
+        for record in reading.topics.read(Input(ACTIVITY, partition)):
+            batch = reading.activity(record)
+            if batch is not None and batch.watermark is not None:
+                first.setdefault(batch.task, batch.watermark)
+                if len(first) == self._partitions:
+                    return max(first.values()) + reading.settings.time.allowed_lateness_s * 1_000 + MEMORY_MS
+        return _NEVER
+
+    def _uncovered_product(self, example: Example) -> str | None:
+        if example.product_version is None or example.product_version[0] >= self._partitions:
+            return None
+        input_ = Input(ACTIVITY, example.product_version[0])
+        if example.as_of >= self._covered[input_.partition]:
+            return None
+        return f"{input_} starts at offset {self._reading.topics.bounds(input_)[0]}"
+
+    # -- what both tell ---------------------------------------------------------------------------------------
+
+    def _note(
+        self, differs: NDArray[np.bool_], numbers: list[int], served: Floats, found: Floats, columns: NDArray[np.int64]
+    ) -> None:
+        self._counts[columns] += differs.sum(axis=0)
+        rows, places = np.nonzero(differs)
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            self._wrong.add(numbers[row])
+            if len(self._report.differences) < _TOLD:
+                offset, partition = divmod(numbers[row], self._partitions)
+                said, wanted = float(served[row, place]), float(found[row, place])
+                name = SCORE_FEATURES[int(columns[place])]
+                one = Difference(f"{CLICKSTREAM}-{partition}-{offset}-purchase", name, said, wanted)
+                self._report.differences.append(one)
+
+    def _stray(self, example: str, what: str) -> None:
+        if len(self._report.strays) < _TOLD:
+            self._report.strays.append(f"{example}: {what}")
+
+
+def _lot(user: str) -> float:
+    """Return a user's lot, from 0 to 1, by the hash of the name."""
+    return int.from_bytes(blake2b(user.encode(), digest_size=8).digest(), "little") / 2**64
+
+
+def _vector(example: Example) -> Floats:
+    """Return the vector served; nothing equals one of another length."""
+    if len(example.vector) != 8 * len(SCORE_FEATURES):
+        return np.full(len(SCORE_FEATURES), np.nan)
+    return np.frombuffer(example.vector, "<f8").astype(np.float64)
+
+
+def _differ(served: Floats, found: Floats, tolerances: Floats) -> NDArray[np.bool_]:
+    wrong: NDArray[np.bool_] = ~(np.abs(served - found) <= tolerances * np.maximum(1.0, np.abs(found)))
+    return wrong
