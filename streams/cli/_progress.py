@@ -14,17 +14,18 @@ _LINE_S = 5.0
 
 
 class EventProgress(Bar):
-    """Shows events, events per second, event time and the share done. Use as a context."""
+    """Shows events (or `what` they are), how many a second, event time and the share done. Use as a context."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, what: str = "events") -> None:
         super().__init__(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[events]:,} events · {task.fields[rate]:,.0f}/s · {task.fields[at]}"),
+            TextColumn(f"{{task.fields[events]:,}} {what} · " + "{task.fields[rate]:,.0f}/s · {task.fields[at]}"),
             TimeElapsedColumn(),
         )
         self._name = name
+        self._what = what
         if self.bar is not None:
             self._task = self.bar.add_task(name, total=1.0, events=0, rate=0.0, at="")
         self._started = self._printed = time.monotonic()
@@ -38,5 +39,5 @@ class EventProgress(Bar):
             self.bar.update(self._task, completed=done, events=events, rate=rate, at=at)
         elif now - self._printed >= _LINE_S or done >= 1.0:
             self._printed = now
-            sys.stderr.write(f"{self._name}: {done:.0%}, {events:,} events, {rate:,.0f}/s, at {at} UTC\n")
+            sys.stderr.write(f"{self._name}: {done:.0%}, {events:,} {self._what}, {rate:,.0f}/s, at {at} UTC\n")
             sys.stderr.flush()

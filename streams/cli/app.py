@@ -23,6 +23,7 @@ _COMMANDS = {
     "demo": "a live view of everything on a simulated shop",
     "status": "what the workers say of themselves",
     "state": "look at and reset a task's state",
+    "verify": "compute what was served again, from the log alone",
     "deadletters": "look at and redrive dead letters",
 }
 
