@@ -204,16 +204,23 @@ def read_to_end(
 
 
 def read(
-    settings: Settings, starts: Mapping[Input, int], ends: Mapping[Input, int], *, timeout_s: float = 30.0
+    settings: Settings,
+    starts: Mapping[Input, int],
+    ends: Mapping[Input, int],
+    *,
+    timeout_s: float = 30.0,
+    queue_kb: int | None = None,
 ) -> Iterator[Record]:
     """Yield what a `read_committed` consumer sees from `starts` on, at least up to `ends`; see `read_to_end`.
 
-    Raises TidecastError where no broker answers within `timeout_s`.
+    `queue_kb` bounds what is fetched ahead, for whoever reads many partitions at once. Raises TidecastError where no
+    broker answers within `timeout_s`.
     """
     if not ends:
         return
     prefix = settings.kafka.prefix
-    consumer = Consumer(table_config(settings))
+    ahead = {} if queue_kb is None else {"queued.max.messages.kbytes": queue_kb}
+    consumer = Consumer(table_config(settings) | ahead)
     try:
         consumer.assign([TopicPartition(prefix + i.topic, i.partition, start) for i, start in starts.items()])
         waiting = set(ends)

@@ -47,8 +47,8 @@ def features(
     settings = load_settings()
     base_config(settings)  # a missing address is said now, not after numba was loaded
     from streams.cli._progress import EventProgress
+    from streams.logs import KafkaTopics
     from streams.verification.features import verify_features
-    from streams.verification.topics import KafkaTopics
 
     with EventProgress("verify features", "records") as shown:
         found = verify_features(

@@ -115,8 +115,11 @@ def events_of(item: Click | Order, book: OrderBook) -> list[Event]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
-    """A record as read: an event, a time marker (`marker` is its kind), or neither: refused, and in nobody's way."""
+class Opened:
+    """A record as read: an event, a time marker (`marker` is its kind), or neither: refused, and in nobody's way.
+
+    `time` is the event's own (UTC ms), 0 of what is refused.
+    """
 
     time: int
     record: Record
@@ -124,15 +127,40 @@ class _Head:
     marker: bytes | None = None
 
 
+def opened(record: Record, settings: Settings) -> Opened:
+    """Read a record of clicks or orders: what cannot be decoded, or is of the future, is refused.
+
+    >>> from streams.records import Input
+    >>> value = b'{"event_id": "1", "type": "view", "time": 1000000, "product_id": "p"}'
+    >>> [opened(Record(Input("clickstream", 0), 0, None, value, at), Settings()).time for at in (1_000_000, 5)]
+    [1000000, 0]
+    """
+    headers = dict(record.headers)
+    value, latest = record.value, record.appended_at + settings.time.max_ahead_s * 1_000
+    marker = headers.get(MARKER_HEADER)
+    item: Click | Order | None = None
+    try:
+        if UNREADABLE_HEADER in headers:
+            return Opened(0, record)
+        if marker is not None:
+            time = decode_marker(value or b"").time
+        elif value is None:
+            return Opened(0, record)
+        else:
+            click, limit = record.input.topic == CLICKSTREAM, settings.kafka.max_message_bytes
+            item = decode_click(value, limit) if click else decode_order(value, limit)
+            time = item.time
+    except DecodeError:
+        return Opened(0, record)
+    return Opened(time, record, item, marker) if time <= latest else Opened(0, record)
+
+
 class _Queue:
     """One input, first in, first out."""
 
     def __init__(self, records: Iterable[Record], settings: Settings) -> None:
-        self._records = iter(records)
-        self._ahead = settings.time.max_ahead_s * 1_000
-        self._limit = settings.kafka.max_message_bytes
-        self.head: _Head | None = None
-        self._next()
+        self._opened = (opened(record, settings) for record in records)
+        self.head = next(self._opened, None)
 
     @property
     def time(self) -> int:
@@ -140,33 +168,9 @@ class _Queue:
         assert self.head is not None
         return self.head.time
 
-    def pop(self) -> _Head:
+    def pop(self) -> Opened:
         """Take the head, which is there."""
         head = self.head
         assert head is not None
-        self._next()
+        self.head = next(self._opened, None)
         return head
-
-    def _next(self) -> None:
-        record = next(self._records, None)
-        self.head = None if record is None else self._read(record)
-
-    def _read(self, record: Record) -> _Head:
-        headers = dict(record.headers)
-        marker = headers.get(MARKER_HEADER)
-        value = record.value
-        if UNREADABLE_HEADER in headers:
-            return _Head(0, record)
-        try:
-            if marker is not None:
-                time = decode_marker(value or b"").time
-                return (
-                    _Head(0, record) if time > record.appended_at + self._ahead else _Head(time, record, None, marker)
-                )
-            if value is None:
-                return _Head(0, record)
-            click = record.input.topic == CLICKSTREAM
-            item: Click | Order = decode_click(value, self._limit) if click else decode_order(value, self._limit)
-        except DecodeError:
-            return _Head(0, record)
-        return _Head(0, record) if item.time > record.appended_at + self._ahead else _Head(item.time, record, item)

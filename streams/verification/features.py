@@ -20,6 +20,7 @@ from features.sets import MEMORY_MS, SCORE_FEATURES, SCORE_SET
 from schemas.codec import Click
 from schemas.internal import Example
 from streams.errors import LogTruncated
+from streams.logs import Topics
 from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, Input
 from streams.settings import Settings
 from streams.verification.door import Applied
@@ -36,7 +37,6 @@ from streams.verification.recompute import (
 )
 from streams.verification.report import By, Difference, Report
 from streams.verification.tasks import LoggedTask
-from streams.verification.topics import Topics
 
 TOLERANCE = 1e-9
 """How far a float may be off, as a share of its size or of 1; integers may not."""
@@ -64,7 +64,7 @@ def verify_features(
 
     >>> from streams.driver import TopologyDriver
     >>> from streams.topologies.score import ScoreStage
-    >>> from streams.verification.topics import RecordedTopics
+    >>> from streams.logs import RecordedTopics
     >>> driver = TopologyDriver(Settings(), [ScoreStage])
     >>> click = b'{"event_id": "1", "type": "view", "time": 1000, "user_id": "u", "product_id": "p"}'
     >>> _ = driver.pipe("clickstream", b"u", click)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from schemas.codec import DecodeError
 from schemas.internal import ActivityBatch, ExampleBatch, decode_activity, decode_examples
+from streams.logs import TOPICS, Topics
 from streams.records import EXAMPLES, Input, Record
 from streams.settings import Settings
 from streams.topologies.upstream import check_batch
-from streams.verification.topics import TOPICS, Topics
 
 
 @dataclass(frozen=True, slots=True)

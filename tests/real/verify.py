@@ -16,12 +16,12 @@ from models.linear import LinearModel
 from models.online import PurchaseLearner
 from schemas.internal import ActivityRow, Example, decode_activity, decode_examples
 from schemas.outputs import decode_dead_letter
+from streams.logs import KafkaTopics
 from streams.runtime.checkpoint import decode_header
 from streams.settings import Settings
 from streams.topologies.series import Series
 from streams.verification.features import verify_features
 from streams.verification.report import By
-from streams.verification.topics import KafkaTopics
 from tests.real.harness import Shop
 
 

@@ -13,10 +13,10 @@ import pytest
 from schemas.internal import Example, ExampleBatch, decode_examples, encode_examples
 from streams.backtest.quiet import quiet_demand_stage
 from streams.driver import TopologyDriver
+from streams.logs import RecordedTopics
 from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, ORDERS, REDRIVE_HEADER, Input, Record
 from streams.settings import RuntimeSettings, ScoreSettings, Settings, TimeSettings
 from streams.topologies.score import ScoreStage
-from streams.verification.topics import RecordedTopics
 from tests.real.shop import START_MS, ClosedLog, closed_log
 
 SETTINGS = Settings(score=ScoreSettings(product_staleness_ms=0), runtime=RuntimeSettings(batch_max_events=50))

@@ -7,10 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from streams import logs
 from streams.cli.app import app
+from streams.logs import RecordedTopics
 from streams.settings import Settings
-from streams.verification import topics as topics_module
-from streams.verification.topics import RecordedTopics
 from tests.verification.conftest import changed
 from tests.verification.test_features import Edit
 
@@ -22,7 +22,7 @@ def run(monkeypatch: pytest.MonkeyPatch, topics: RecordedTopics, *arguments: str
         return topics
 
     monkeypatch.setenv("TIDECAST_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    monkeypatch.setattr(topics_module, "KafkaTopics", there)
+    monkeypatch.setattr(logs, "KafkaTopics", there)
     return CliRunner().invoke(app, ["verify", "features", *arguments])
 
 

@@ -12,12 +12,12 @@ import pytest
 from features.sets import SCORE_FEATURES
 from schemas.internal import ActivityBatch, Example, decode_activity, encode_activity
 from streams.errors import LogTruncated
+from streams.logs import RecordedTopics, Topics
 from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, ORDERS, Input
 from streams.settings import Settings, TimeSettings
 from streams.verification.features import verify_features
 from streams.verification.reading import Progress
 from streams.verification.report import By, Report
-from streams.verification.topics import RecordedTopics, Topics
 from tests.verification.conftest import PARTITIONS, SETTINGS, changed, run_log, settings
 
 

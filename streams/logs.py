@@ -1,4 +1,4 @@
-"""The topics as a verification reads them: partition by partition, from what they still hold to where they ended.
+"""Topics read whole: partition by partition, from what they still hold to where they ended when reading began.
 
 Where they end is noted first, and in an order that leaves nothing out that is asked for: how far score had come, then
 its examples, then the activity that they refer to.
@@ -20,6 +20,8 @@ from streams.settings import Settings
 from streams.topologies.layout import SCORE_STAGE
 
 TOPICS = (EXAMPLES, ACTIVITY, CLICKSTREAM, ORDERS)
+"""What a verification reads."""
+_QUEUE_KB = 8_192
 
 
 class Topics(Protocol):
@@ -83,26 +85,26 @@ class RecordedTopics:
 
 
 class KafkaTopics:
-    """The topics in Kafka, as a `read_committed` consumer sees them. Raises TopicsError, TidecastError."""
+    """Topics in Kafka, as a `read_committed` consumer sees them. Raises TopicsError, TidecastError."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, topics: Sequence[str] = TOPICS) -> None:
         self._settings = settings
         prefix = settings.kafka.prefix
         group = Consumer(kafka.consumer_config(settings, f"tidecast.{SCORE_STAGE}"))
         try:
             counts = kafka.partition_counts(group)
-            missing = [prefix + topic for topic in TOPICS if prefix + topic not in counts]
+            missing = [prefix + topic for topic in topics if prefix + topic not in counts]
             if missing:
                 raise TopicsError(f"topics are missing: {', '.join(missing)}; run 'tidecast topics create'")
-            if len({counts[prefix + topic] for topic in TOPICS}) != 1:
-                told = ", ".join(f"{prefix}{topic} has {counts[prefix + topic]}" for topic in TOPICS)
-                raise TopicsError(f"partition counts must be equal: {told}; nothing was scored by such topics")
-            self.partitions = counts[prefix + EXAMPLES]
+            if len({counts[prefix + topic] for topic in topics}) != 1:
+                told = ", ".join(f"{prefix}{topic} has {counts[prefix + topic]}" for topic in topics)
+                raise TopicsError(f"partition counts must be equal: {told}; no task has read such topics")
+            self.partitions = counts[prefix + topics[0]]
             inputs = [Input(topic, p) for topic in (CLICKSTREAM, ORDERS) for p in range(self.partitions)]
             self._scored = {i: one.offset for i, one in committed_offsets(group, prefix, inputs).items()}
         finally:
             group.close()
-        self._bounds = kafka.held(settings, TOPICS)
+        self._bounds = kafka.held(settings, topics)
 
     def scored(self, input_: Input) -> int | None:
         """Next offset that score had committed when reading began."""
@@ -117,7 +119,7 @@ class KafkaTopics:
         low, high = self._bounds[input_]
         if low == high:
             return
-        for record in kafka.read(self._settings, {input_: low}, {input_: high}):
+        for record in kafka.read(self._settings, {input_: low}, {input_: high}, queue_kb=_QUEUE_KB):
             if record.offset >= high:
                 return
             yield record
