@@ -35,11 +35,12 @@ def purchase(
 
     from streams.backtest.purchase import backtest_purchase
     from streams.cli._progress import EventProgress
+    from streams.cli._times import time_of
     from streams.settings import load_settings
     from streams.sources import open_source
 
     shop = open_source(source)
-    from_ms = 0 if start is None else _time(start, shop.timezone)
+    from_ms = time_of(start, shop.timezone, "--from") or 0
     with EventProgress(f"backtest {shop.name}") as shown:
         metrics = backtest_purchase(
             shop,
@@ -115,13 +116,3 @@ def _end_empty(why: str) -> None:
     """Say on standard error that nothing could be scored, and end with exit code 1; the files are written."""
     typer.echo(f"warning: {why}", err=True)
     raise typer.Exit(1)
-
-
-def _time(text: str, timezone: str) -> int:
-    from streams.errors import ConfigurationError
-    from streams.sources.values import BadValue, time_reader
-
-    try:
-        return time_reader(None, None, timezone)(text)
-    except BadValue:
-        raise ConfigurationError(f"--from {text}: is no time; give ISO 8601, such as 2014-07-01T00:00:00Z") from None

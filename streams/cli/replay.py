@@ -32,6 +32,7 @@ def replay(
     import json
 
     from streams.cli._progress import EventProgress
+    from streams.cli._times import time_of
     from streams.kafka import base_config
     from streams.settings import load_settings
     from streams.sources import open_source
@@ -48,7 +49,7 @@ def replay(
     noted = state or Path(".tidecast") / "replay" / f"{shop.name}.json"
     if restart:
         noted.unlink(missing_ok=True)
-    options = ReplayOptions(pace, _time(start, shop.timezone, "--from"), _time(end, shop.timezone, "--to"), noted)
+    options = ReplayOptions(pace, time_of(start, shop.timezone, "--from"), time_of(end, shop.timezone, "--to"), noted)
     # A killed replay sends its last events again, which are late and known: nothing to warn of.
     watermark = None if _is_unfinished(noted) else _watermark(settings)
     with EventProgress(f"replay {shop.name}") as shown:
@@ -92,15 +93,3 @@ def _late(reached_ms: int, watermark_ms: int) -> str:
         f"{watermark:%Y-%m-%d %H:%M:%SZ}: they go to the dead letters. History goes first into a fresh system: a new "
         "--data-dir, or another kafka.prefix and redis.prefix"
     )
-
-
-def _time(text: str | None, timezone: str, option: str) -> int | None:
-    from streams.errors import ConfigurationError
-    from streams.sources.values import BadValue, time_reader
-
-    if text is None:
-        return None
-    try:
-        return time_reader(None, None, timezone)(text)
-    except BadValue:
-        raise ConfigurationError(f"{option} {text}: is no time; give ISO 8601, such as 2014-07-01T00:00:00Z") from None
