@@ -1,7 +1,8 @@
 """A source's events into a driver, in fixed chunks by count from the start.
 
 After each chunk a time marker follows and everything runs; models and product rows change hands only there. So a file
-that is cut somewhere gives, up to the cut, the very same chunks.
+that is cut somewhere gives, up to the cut, the very same chunks. With `tile_ms` a chunk also ends where event time
+enters another tile of so many ms: then product rows are never older than the tiles that vectors show of them.
 """
 
 from __future__ import annotations
@@ -19,17 +20,23 @@ Event = Click | Order | Catalog | Plan
 class Feed:
     """Takes events in event-time order; `time` is the latest event time (UTC ms), `events` counts all of them."""
 
-    def __init__(self, driver: TopologyDriver, stages: Sequence[str], chunk_events: int) -> None:
+    def __init__(
+        self, driver: TopologyDriver, stages: Sequence[str], chunk_events: int, tile_ms: int | None = None
+    ) -> None:
         self.events = 0
         self.time: int | None = None
         self._driver = driver
         self._stages = tuple(stages)
         self._chunk = chunk_events
+        self._tile_ms = tile_ms
         self._held = 0
 
     def put(self, topic: str, key: bytes | None, event: Event) -> bool:
         """Put in one event; say whether it ended a chunk."""
         timed = topic in (CLICKSTREAM, ORDERS)
+        ends = timed and self._enters_tile(event.time)
+        if ends and self._tile_ms is not None:
+            self.run([event.time // self._tile_ms * self._tile_ms])
         if timed and (self.time is None or event.time > self.time):
             self.time = event.time
         # As if everything were appended when it happens: nothing is early, and nothing comes late.
@@ -37,7 +44,7 @@ class Feed:
         self.events += 1
         self._held += timed
         if self._held < self._chunk:
-            return False
+            return ends
         self.run()
         return True
 
@@ -53,6 +60,10 @@ class Feed:
             for task in driver.tasks(stage):
                 task.trim(driver.settings.runtime.cache_max_rows)
         self._held = 0
+
+    def _enters_tile(self, time: int) -> bool:
+        tile = self._tile_ms
+        return tile is not None and self.time is not None and time // tile > self.time // tile
 
 
 def share_read(source: Source) -> float:
