@@ -17,6 +17,7 @@ _COMMANDS = {
     "replay": "stream a shop's files into the topics",
     "simulate": "make a shop whose truth is known",
     "backtest": "the same topologies over files, without a broker",
+    "backfill": "training tables of the past, by the code that serves",
     "train": "train the sequence model",
     "features": "what is counted, and what a stored row says",
     "models": "list, show, promote and roll back versions",
