@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,14 +12,19 @@ import pytest
 
 from features.sets import SCORE_FEATURES
 from schemas.internal import ActivityBatch, Example, decode_activity, encode_activity
+from streams.driver import TopologyDriver
 from streams.errors import LogTruncated
 from streams.logs import RecordedTopics, Topics
 from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, ORDERS, Input
 from streams.settings import Settings, TimeSettings
+from streams.topologies.score import ScoreStage
 from streams.verification.features import verify_features
 from streams.verification.reading import Progress
 from streams.verification.report import By, Report
+from tests.real.shop import START_MS
 from tests.verification.conftest import PARTITIONS, SETTINGS, changed, run_log, settings
+
+DAY_MS = 86_400_000
 
 
 def verify(topics: Topics, *, by: By = "engine", sample: int | None = None) -> Report:
@@ -313,3 +319,31 @@ def test_where_nothing_can_be_verified_the_error_says_why(long_topics: RecordedT
         LogTruncated, match=r"none of [\d,]+ examples.*clickstream\[0\] starts at offset \d+.*retention.ms"
     ):
         verify_long(cut(long_topics, clicks=0.9))
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_an_order_undone_after_the_longest_memory_cannot_be_followed(checkpoints: bool) -> None:
+    """Whether its row was still there is no matter of the log: the user's clicks after that count as not verifiable."""
+    driver = TopologyDriver(SETTINGS, [ScoreStage], now_ms=START_MS + 90 * DAY_MS)
+
+    def order(number: int, time: int, status: str) -> None:
+        told = {"event_id": f"o{number}", "order_id": "a", "status": status, "time": time, "user_id": "buyer"}
+        driver.pipe(ORDERS, b"", json.dumps(told | {"lines": [{"product_id": "p", "unit_price": 5}]}).encode())
+
+    def click(number: int, time: int, user: str) -> None:
+        told = {"event_id": f"c{number}", "type": "view", "time": time, "user_id": user, "product_id": "p"}
+        driver.pipe(CLICKSTREAM, b"", json.dumps(told).encode())
+
+    order(1, START_MS, "placed")
+    for day in range(1, 33):
+        click(day, START_MS + day * DAY_MS, "other")
+        driver.mark_time(START_MS + day * DAY_MS + 1)
+        driver.run(checkpoint=checkpoints)
+    order(2, START_MS + 33 * DAY_MS, "cancelled")
+    click(100, START_MS + 33 * DAY_MS + 1, "buyer")
+    driver.mark_time(START_MS + 33 * DAY_MS + 2, end=True)
+    driver.run()
+    found = verify(RecordedTopics.of(driver))
+    assert found.clean
+    assert (found.compared, found.unverifiable) == (32, 1)
+    assert "may hold an order" in str(found.why_unverifiable)
