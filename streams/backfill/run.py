@@ -8,7 +8,7 @@ horizon.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,10 @@ from streams.driver import TopologyDriver
 from streams.errors import SourceError
 from streams.logs import Topics
 from streams.records import CLICKSTREAM, EXAMPLES, MARKER_HEADER, Input, Record
+from streams.runtime.refusals import DUPLICATE, refusals
 from streams.settings import Settings
 from streams.sources import Source
+from streams.topologies.calendar import shop_calendar
 from streams.topologies.score import ScoreStage
 
 TILE_MS = 5 * MINUTE
@@ -180,8 +182,10 @@ class _Run:
         """Write and return what the table is, and where every event went."""
         counts = self.driver.counts("score")
         request, settings = self._request, self._settings
-        refused = {name.removeprefix("rejected_"): n for name, n in counts.items() if name.startswith("rejected_")}
-        features = ScoreFeatures()
+        refused = Counter[str]()
+        for reasons in refusals(counts).values():
+            refused.update(reasons)
+        features = ScoreFeatures(shop_calendar(settings))
         card = {
             "schema_hash": features.schema_hash,
             "features": len(features.names),
@@ -192,7 +196,7 @@ class _Run:
             "rows": self._table.rows,
             **{name: self.rows.counts[name] for name in ("positive", "unlabelled", "corrections")},
             "late": refused.pop("late", 0),
-            "duplicates": counts.get("duplicates", 0),
+            "duplicates": refused.pop(DUPLICATE, 0),
             "refused": dict(sorted(refused.items())),
             "without_user": counts.get("clicks_without_user", 0),
             "redriven": counts.get("clicks_redriven", 0),

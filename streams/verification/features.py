@@ -23,6 +23,7 @@ from streams.errors import LogTruncated
 from streams.logs import Topics
 from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, Input
 from streams.settings import Settings
+from streams.topologies.calendar import feature_schema, shop_calendar
 from streams.verification.door import Applied
 from streams.verification.reading import Progress, Reading
 from streams.verification.recompute import (
@@ -129,7 +130,7 @@ class _Run:
         self._reading = reading
         self._partitions = reading.topics.partitions
         self._by = by
-        self._report = Report(by)
+        self._report = Report(by, feature_schema(reading.settings))
         self._counts = np.zeros(len(SCORE_FEATURES), np.int64)
         self._wrong: set[int] = set()
         self._queries = [_Queries() for _ in range(self._partitions)]
@@ -160,7 +161,8 @@ class _Run:
 
     def users_of(self, partition: int) -> None:
         """Go through one task's inputs: all columns but the products', and what is missing or extra."""
-        users: Users = EngineUsers() if self._by == "engine" else OracleUsers()
+        calendar = shop_calendar(self._reading.settings)
+        users: Users = EngineUsers(calendar) if self._by == "engine" else OracleUsers(calendar)
         task = LoggedTask(self._reading, partition)
         batch: list[Event] = []
         wanted: list[_Wanted] = []

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from features.calendar import ShopCalendar
 from features.columns import Event, EventColumns
 from features.engine import ScoreFeatures
 from features.oracle import UserOracle
@@ -57,8 +58,8 @@ class Products(Protocol):
 class EngineUsers:
     """Users as the engine computes them, new ones in the beginning."""
 
-    def __init__(self) -> None:
-        self._features = ScoreFeatures()
+    def __init__(self, calendar: ShopCalendar) -> None:
+        self._features = ScoreFeatures(calendar)
         self._rows: dict[str, bytes] = {}
         self._tidy_at = _IN_MEMORY
 
@@ -125,8 +126,8 @@ class EngineProducts:
 class OracleUsers:
     """Users by brute force: all their events are kept, and looked at for each vector."""
 
-    def __init__(self) -> None:
-        self._users: dict[str, UserOracle] = defaultdict(UserOracle)
+    def __init__(self, calendar: ShopCalendar) -> None:
+        self._users = defaultdict[str, UserOracle](lambda: UserOracle(calendar.timezone, calendar.country))
 
     def apply(self, events: Sequence[Event], wanted: Sequence[int]) -> Floats:
         """Apply events in order; return the vectors (wanted, features)."""

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from features.sets import SCORE_FEATURES, schema_hash
+from features.sets import SCORE_FEATURES
 
 By = Literal["engine", "oracle"]
 
@@ -31,12 +31,13 @@ class Report:
     `missing`: accepted clicks without an example; `extra`: examples without an accepted click. `unverifiable`: the log
     no longer holds what they need; `other_definition`: made by another feature schema.
 
-    >>> report = Report("engine")
+    >>> report = Report("engine", "25742257dc119004")
     >>> report.compared, report.clean
     (0, True)
     """
 
     by: By
+    schema: str
     accepted: int = 0
     examples: int = 0
     compared: int = 0
@@ -75,7 +76,7 @@ class Report:
         """Return it as plain data, as `tidecast verify features --json` prints it; what is no number is null."""
         return {
             "by": self.by,
-            "schema_hash": schema_hash(),
+            "schema_hash": self.schema,
             "clean": self.clean,
             "accepted": self.accepted,
             "examples": self.examples,

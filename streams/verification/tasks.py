@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator
 
 from features.columns import Event
-from features.sets import MEMORY_MS, schema_hash
+from features.sets import MEMORY_MS
 from schemas.codec import Click, Order
 from schemas.internal import Example
 from streams.records import CLICKSTREAM, EXAMPLES, ORDERS, Input
+from streams.topologies.calendar import feature_schema
 from streams.topologies.orderbook import OrderBook
 from streams.verification.door import Applied, accepted, events_of
 from streams.verification.reading import Reading
@@ -112,7 +113,7 @@ class LoggedExamples:
     def __init__(self, reading: Reading, partition: int, until: int | None) -> None:
         self._partition = partition
         self._until = until
-        self._schema_hash = schema_hash()
+        self._schema_hash = feature_schema(reading.settings)
         self._stream = self._flat(reading)
         self._held: dict[int, tuple[Example, bool]] = {}
         self._strays: list[Example] = []

@@ -87,9 +87,8 @@ def changed(
 
     def rewritten(record: Record) -> Record:
         told = decode_examples(record.value or b"")
-        return replace(
-            record, value=encode_examples(batch(msgspec.structs.replace(told, examples=change(told.examples))))
-        )
+        changed = encode_examples(batch(msgspec.structs.replace(told, examples=change(told.examples))))
+        return msgspec.structs.replace(record, value=changed)
 
     records = {}
     for partition in range(topics.partitions):

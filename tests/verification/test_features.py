@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from features.sets import SCORE_FEATURES
 from schemas.internal import ActivityBatch, Example, decode_activity, encode_activity
