@@ -18,7 +18,7 @@ from streams.logs import RecordedTopics, Topics
 from streams.records import CLICKSTREAM, EXAMPLES, ORDERS, Input
 from streams.topologies.score import ScoreStage
 from streams.verification.features import verify_features
-from tests.backfill.conftest import FEATURES, OWN, Row, of_topics, vector_of
+from tests.backfill.conftest import OWN, Row, of_topics, vector_of
 from tests.verification.conftest import PARTITIONS, SETTINGS, run_log
 
 START = 1_700_000_000_000
