@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import urllib.request
+from collections import Counter
 
 import pytest
 from confluent_kafka import Producer
+from prometheus_client.parser import text_string_to_metric_families
 
 from schemas import events
 from schemas.outputs import decode_dead_letter
 from streams.records import MARKER_HEADER
-from tests.real.harness import Shop
+from streams.runtime.refusals import DUPLICATE, refusals, total
+from streams.topics import create
+from tests.real.harness import Role, Shop, wait_until
 from tests.real.shop import START_MS, ClosedLog, closed_log
 
 pytestmark = [pytest.mark.realbroker, pytest.mark.timeout(600)]
@@ -51,6 +56,45 @@ def test_ten_thousand_bad_messages_among_good_ones(shop: Shop) -> None:
     predicted = sum(json.loads(r.value or b"{}")["kind"] == "purchase" for r in shop.read("predictions"))
     assert counts["clicks_predicted"] == predicted
     assert predicted + counts["clicks_without_user"] + orders + counts["duplicates"] + late == good
+    told = {(topic, why): count for topic, whys in refusals(counts).items() for why, count in whys.items()}
+    dead = Counter((one.topic, one.reason) for one in letters)
+    assert {key: count for key, count in told.items() if key[1] != DUPLICATE} == dead
+
+
+def test_bad_records_of_tables_are_counted_where_they_came_from(shop: Shop) -> None:
+    """Each is one dead letter however often tables are read again, and counts by topic and reason in its worker."""
+    create(shop.settings())
+    producer = shop.producer()
+    for topic, value in (("catalog", b"{}"), ("catalog", b"\xff"), ("plan", b"{}")):
+        producer.produce(shop.prefix + topic, value, key=b"p1")
+    assert producer.flush(30) == 0
+    first = shop.start("demand")
+    wanted = {"catalog": {"invalid": 1, "undecodable": 1}, "plan": {"invalid": 1}}
+    wait_until(lambda: _refused(first) == wanted, "the refusals", tell=lambda: (first.status(), shop.log("demand")))
+    wait_until(
+        lambda: {(topic, why) for topic, whys in wanted.items() for why in whys} == _shown(first), "them in the metrics"
+    )
+    assert first.stop() == 0
+    again = shop.start("demand")
+    wait_until(lambda: again.ready()[0], "ready again", tell=lambda: shop.log("demand"))
+    assert _refused(again) == {}
+    assert again.stop() == 0
+    letters = [decode_dead_letter(record.value or b"") for record in shop.read("tidecast.deadletters")]
+    assert sorted((one.topic, one.reason) for one in letters) == [
+        ("catalog", "invalid"), ("catalog", "undecodable"), ("plan", "invalid")
+    ]  # fmt: skip
+
+
+def _refused(role: Role) -> dict[str, dict[str, int]]:
+    return refusals(total(task["counts"] for task in (role.status() or {"tasks": {}})["tasks"].values()))
+
+
+def _shown(role: Role) -> set[tuple[str, str]]:
+    """Topic and reason of what the metrics say was refused once."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{role.port}/metrics", timeout=2) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    samples = [sample for family in families if family.name == "tidecast_refused" for sample in family.samples]
+    return {(sample.labels["topic"], sample.labels["reason"]) for sample in samples if sample.value == 1}
 
 
 def _counts(shop: Shop) -> dict[str, int]:
