@@ -76,7 +76,8 @@ def backfill_source(
     """
     if "clicks" not in source.tables:
         raise SourceError(f"{source.name}: has no [clicks]; a training table has a row a click, so add them")
-    with _Run(settings, request, partitions=1) as run:
+    shop = settings.shop.model_copy(update={"timezone": source.timezone})
+    with _Run(settings.model_copy(update={"shop": shop}), request, partitions=1) as run:
         feed = Feed(run.driver, _STAGES, CHUNK_EVENTS, TILE_MS)
         stopped = False
         for event in source.events():

@@ -92,7 +92,7 @@ def in_words(found: Report) -> list[str]:
     """Return what was found, line by line.
 
     >>> from streams.verification.report import Report
-    >>> in_words(Report("engine", accepted=8, examples=6, compared=6, missing=2))[:2]
+    >>> in_words(Report("engine", "25742257dc119004", accepted=8, examples=6, compared=6, missing=2))[:2]
     ['6 vectors compared with the engine: 0 differ (0.0000%)', 'missing: 2 of 8 accepted clicks (25.0000%)']
     """
     share = found.mismatched / found.compared if found.compared else 0.0
