@@ -202,6 +202,9 @@ def _number(value: float) -> str:
 
 
 def _commit() -> str:
-    """Return the commit, with a mark where files differ from it."""
+    """Return the commit, with a mark where files differ from it; "unknown" where there is no git."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
