@@ -135,6 +135,8 @@ class RedisCluster:
         """
         master, replica = self._pair(key)
         replica.signal(signal.SIGSTOP)
+        # Else what is written now would wait for the replica in its socket.
+        master.client().client_kill_filter(_type="replica")
         lose()
         master.kill()
         replica.signal(signal.SIGCONT)
