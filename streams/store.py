@@ -17,8 +17,10 @@ from redis.exceptions import (
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
+    SlotNotCoveredError,
     WatchError,
 )
 from redis.retry import Retry
@@ -42,6 +44,8 @@ def last_touched(row: bytes) -> int:
 
 # What the client has no class for: it passes by itself, or by an operator's hand.
 _NOT_NOW = ("MISCONF", "NOREPLICAS", "BUSY", "LOADING")
+# The same of a cluster; these are no RedisError, nor are the client's own refusals of a wrong command.
+_CLUSTER_AWAY = ("Redis Cluster cannot be connected", "All slots are not covered", "startup_nodes could not agree")
 
 
 class RedisStore:
@@ -72,7 +76,7 @@ class RedisStore:
                 client = redis.Redis.from_url(url, **options)
         except ValueError as error:
             raise ConfigurationError(f"redis.url: {error}; the form is redis://[:password@]host:port/db") from error
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             raise StoreUnavailable(f"Redis Cluster does not answer: {error}") from error
         return cls(client, settings.redis.prefix)
 
@@ -180,7 +184,7 @@ class RedisStore:
         """Say whether the store answers."""
         try:
             return bool(self._client.ping())
-        except (RedisError, OSError):
+        except (RedisError, RedisClusterException, OSError):
             return False
 
     def close(self) -> None:
@@ -202,6 +206,10 @@ class RedisStore:
                 ) from error
             if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError) or str(error).startswith(_NOT_NOW):
                 raise StoreUnavailable(f"Redis cannot serve now: {error}") from error
+            raise
+        except RedisClusterException as error:
+            if isinstance(error, SlotNotCoveredError) or str(error).startswith(_CLUSTER_AWAY):
+                raise StoreUnavailable(f"Redis Cluster does not answer: {error}") from error
             raise
         except (RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis does not answer: {error}") from error

@@ -6,7 +6,15 @@ from typing import Any, cast
 
 import pytest
 import redis
-from redis.exceptions import ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    ResponseError,
+    SlotNotCoveredError,
+)
 
 from streams.errors import StoreUnavailable
 from streams.runtime.checkpoint import Checkpoint
@@ -36,6 +44,9 @@ class _Refusing:
         redis.exceptions.ConnectionError("refused"),
         redis.exceptions.TimeoutError("no answer"),
         OSError("no route"),
+        RedisClusterException("Redis Cluster cannot be connected. Please provide at least one reachable node: refused"),
+        RedisClusterException("All slots are not covered after query all startup_nodes. 0 of 16384 covered"),
+        SlotNotCoveredError('Slot "5" is not covered by the cluster.'),
     ],
 )
 def test_what_passes_is_unavailability(error: Exception) -> None:
@@ -45,10 +56,17 @@ def test_what_passes_is_unavailability(error: Exception) -> None:
         store.read("score.a-0", ["u:1"])
 
 
-def test_a_mistake_is_no_unavailability() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResponseError("WRONGTYPE Operation against a key"),
+        RedisClusterException("MGET - all keys must map to the same key slot"),
+    ],
+)
+def test_a_mistake_is_no_unavailability(error: Exception) -> None:
     """A refusal that no waiting mends is raised as it is."""
-    store = RedisStore(cast(redis.Redis, _Refusing(ResponseError("WRONGTYPE Operation against a key"))), "tc")
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
+    store = RedisStore(cast(redis.Redis, _Refusing(error)), "tc")
+    with pytest.raises(type(error), match=str(error)):
         store.read("score.a-0", ["u:1"])
 
 
