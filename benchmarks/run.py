@@ -69,9 +69,9 @@ def _vary(running: Servers, work: Workload, rates: dict[str, list[float]], repea
     # Two workers share what is left when both have their task.
     kinds["workers/2"] = (replace(work, events=3 * work.events, partitions=2), 2)
     for name, (other, workers) in kinds.items():
-        prefix = f"bench-{name.replace('/', '-')}-"
-        _prepare(running, prefix, other, {})
         for repeat in range(repeats):
+            prefix = f"bench-{name.replace('/', '-')}-{repeat}-"
+            _prepare(running, prefix, other, {})
             _note(rates, variant(name, running, prefix, other, workers), f"repeat {repeat + 1} of {repeats}")
     for repeat in range(repeats):
         prefix = f"bench-latency{repeat}-"
