@@ -60,4 +60,4 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 
 def is_redriven(record: Record) -> bool:
     """Say whether a record was sent again by `redrive`: it corrects state and labels, and predicts nothing."""
-    return bool(record.headers) and any(name == REDRIVE_HEADER for name, _ in record.headers)
+    return any(name == REDRIVE_HEADER for name, _ in record.headers)

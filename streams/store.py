@@ -145,16 +145,12 @@ class RedisStore:
 
     def keys(self, task: str) -> list[str]:
         """Return the full names of all keys of a task: rows, lists of expiry and the header. Walks the whole store."""
-        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", self._name(task, "")) + "*"
-        return sorted(
-            name.decode() for name in self._answer(lambda: list(self._client.scan_iter(pattern, count=10_000)))
-        )
+        return sorted(self._scan(self._name(task, ""), "*"))
 
     def tasks(self, stage: str) -> list[str]:
         """Return the names of a stage's tasks, of any layout, that have a checkpoint. Walks the whole store."""
-        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", f"{self._prefix}:{{{stage}.") + f"*}}:{HEADER_KEY}"
-        names = self._answer(lambda: list(self._client.scan_iter(pattern, count=10_000)))
-        return sorted({name.decode().rpartition("{")[2].partition("}")[0] for name in names})
+        names = self._scan(f"{self._prefix}:{{{stage}.", f"*}}:{HEADER_KEY}")
+        return sorted({name.rpartition("{")[2].partition("}")[0] for name in names})
 
     def drop(self, task: str) -> int:
         """Delete header and rows of a task in one step, so that no half of them is left to be believed.
@@ -193,6 +189,11 @@ class RedisStore:
 
     def _name(self, task: str, key: str) -> str:
         return f"{self._prefix}:{{{task}}}:{key}"
+
+    def _scan(self, start: str, rest: str) -> list[str]:
+        """Return the names that begin with `start`, as it stands, and go on as the pattern `rest`."""
+        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", start) + rest
+        return [name.decode() for name in self._answer(lambda: list(self._client.scan_iter(pattern, count=10_000)))]
 
     def _answer(self, call: Callable[[], Any]) -> Any:
         try:

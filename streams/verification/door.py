@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from features.columns import Event
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_marker, decode_order
 from schemas.internal import CLICK_KINDS, EventKind
-from streams.records import CLICKSTREAM, MARKER_HEADER, REDRIVE_HEADER, UNREADABLE_HEADER, Record
+from streams.records import CLICKSTREAM, MARKER_HEADER, UNREADABLE_HEADER, Record, is_redriven
 from streams.settings import Settings
 from streams.topologies.orderbook import OrderBook, line_value
 
@@ -64,7 +64,7 @@ def accepted(
                 watermark = max(watermark, clock - lateness, head.time if head.marker == b"end" else -1)
             continue
         item, offset = head.item, head.record.offset
-        redriven = any(name == REDRIVE_HEADER for name, _ in head.record.headers)
+        redriven = is_redriven(head.record)
         if item.time < watermark and not redriven:
             continue
         first = seen.get((rank, item.event_id))
