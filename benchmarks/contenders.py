@@ -13,23 +13,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.task import Task
 from benchmarks.servers import Servers, cpu_s
 from benchmarks.workload import Workload
 from streams.children import free_port, start_child
+from streams.kafka import read_to_end
+from streams.records import PREDICTIONS
+from streams.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 180
+SCORE = (sys.executable, "-m", "streams.cli", "run", "--role", "score")
+"""The shipped score role."""
 
 Rates = dict[str, float]
 """What was measured, by the name of the measurement."""
 
 
 def tidecast(servers: Servers, prefix: str, work: Workload) -> Rates:
-    """Run the shipped score role: its events per CPU-second and per second, and what an event costs the store."""
+    """Run the shipped score role: its events per CPU-second and per second, and what an event costs the store.
+
+    And how many predictions there are, as a consumer sees them, for each click.
+    """
     rate, wall, store = _score(servers, prefix, work, workers=1)
-    return {"score/tidecast": rate, "score/wall": wall, "score/redis": store}
+    said = _predicted(servers, prefix) / work.events
+    return {"score/tidecast": rate, "score/wall": wall, "score/redis": store, "score/answers": said}
 
 
 def variant(name: str, servers: Servers, prefix: str, work: Workload, workers: int = 1) -> Rates:
@@ -58,7 +69,19 @@ def _score(servers: Servers, prefix: str, work: Workload, workers: int) -> tuple
         _at(running, lambda each: _taken(each) >= work.events)
         used, took = _cpu_s(running) - cpu, time.monotonic() - wall
         done = work.events - _taken(begun)
+        if not done or not used:
+            raise RuntimeError(f"{prefix}: {work.events} clicks were taken before they could be timed; give more")
         return done / used, done / took, (cpu_s(servers.store_pid) - store) / done * 1e6
+
+
+def _predicted(servers: Servers, prefix: str) -> int:
+    """Count the committed predictions. Raises RuntimeError where two have the same id."""
+    settings = Settings(kafka={"bootstrap_servers": servers.bootstrap, "prefix": prefix})  # type: ignore[arg-type]
+    ids: list[str] = []
+    read_to_end(settings, [PREDICTIONS], lambda record: ids.append(orjson.loads(record.value or b"")["id"]))
+    if len(set(ids)) < len(ids):
+        raise RuntimeError(f"{prefix}: {len(ids) - len(set(ids))} predictions were committed twice")
+    return len(ids)
 
 
 _Running = list[tuple["subprocess.Popen[bytes]", int]]
@@ -72,17 +95,8 @@ def _workers(servers: Servers, prefix: str, partitions: int, count: int) -> Iter
     namespace, running = f"bench{time.time_ns()}", []
     for number in range(count):
         port = free_port()
-        environment = {
-            "TIDECAST_KAFKA__BOOTSTRAP_SERVERS": servers.bootstrap,
-            "TIDECAST_REDIS__URL": servers.redis_url,
-            "TIDECAST_KAFKA__PREFIX": prefix,
-            "TIDECAST_KAFKA__PARTITIONS": str(partitions),
-            "TIDECAST_REDIS__PREFIX": namespace,
-            "TIDECAST_RUNTIME__WORKER_ID": f"worker-{number}",
-            "TIDECAST_RUNTIME__METRICS_PORT": str(port),
-        }
-        process = start_child([sys.executable, "-m", "streams.cli", "run", "--role", "score"], env=environment)
-        running.append((process, port))
+        variables = environment(servers, prefix, partitions, namespace, port, worker=number)
+        running.append((start_child(SCORE, env=variables), port))
     try:
         _at(running, all)
         yield running
@@ -91,6 +105,21 @@ def _workers(servers: Servers, prefix: str, partitions: int, count: int) -> Iter
             process.terminate()
         for process, _ in running:
             process.wait(30)
+
+
+def environment(
+    servers: Servers, prefix: str, partitions: int, namespace: str, port: int, worker: int = 0
+) -> dict[str, str]:
+    """Return the variables of a worker; all else is as shipped."""
+    return {
+        "TIDECAST_KAFKA__BOOTSTRAP_SERVERS": servers.bootstrap,
+        "TIDECAST_REDIS__URL": servers.redis_url,
+        "TIDECAST_KAFKA__PREFIX": prefix,
+        "TIDECAST_KAFKA__PARTITIONS": str(partitions),
+        "TIDECAST_REDIS__PREFIX": namespace,
+        "TIDECAST_RUNTIME__WORKER_ID": f"worker-{worker}",
+        "TIDECAST_RUNTIME__METRICS_PORT": str(port),
+    }
 
 
 def _cpu_s(running: _Running) -> float:
@@ -156,13 +185,13 @@ def _at(running: _Running, done: Callable[[_Tasks], bool]) -> _Tasks:
             raise RuntimeError(f"the score role ended with exit code {ended[0]}; its lines above say why")
         if time.monotonic() > deadline:
             raise RuntimeError(f"the score role did not get there in {_PATIENCE_S} s; its lines above say why")
-        each = [_tasks(port) for _, port in running]
+        each = [tasks_of(port) for _, port in running]
         if done(each):
             return each
         time.sleep(0.05)
 
 
-def _tasks(port: int) -> list[dict[str, Any]]:
+def tasks_of(port: int) -> list[dict[str, Any]]:
     """Return what a worker says of its tasks, nothing where it does not answer yet."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=5) as answer:

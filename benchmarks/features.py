@@ -14,10 +14,12 @@ import numpy as np
 
 from features.columns import EventColumns
 from features.engine import ScoreFeatures, warm_up
+from features.hashing import visitors
 from features.products import ProductFeatures
 
 BATCH = 1_000
 DRAIN_EVERY = 20
+CATEGORIES = 200
 START = 1_700_000_000_000
 
 
@@ -46,6 +48,13 @@ def make(events: int, users: int, products: int, seed: int = 7) -> list[EventCol
                 np.where(kind[part] == 5, price[part], 0).tolist(),
                 price[part].tolist(),
                 [0] * len(kind[part]),
+                ["DE"] * len(kind[part]),
+                ["web"] * len(kind[part]),
+                price[part].tolist(),
+                [-1] * len(kind[part]),
+                [9] * len(kind[part]),
+                [0.0] * len(kind[part]),
+                [f"category-{i % CATEGORIES}" for i in product[part]],
             )
         )
     return batches
@@ -57,7 +66,7 @@ def main() -> None:
     users = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
     warm_up()
     batches = make(events, users, 10_000)
-    source, features = ProductFeatures(), ScoreFeatures()
+    source, sections, features = ProductFeatures(), ProductFeatures("category"), ScoreFeatures()
     store: dict[str, bytes] = {}
     spent = dict.fromkeys(("load", "apply", "drain"), 0.0)
     for number, batch in enumerate(batches):
@@ -67,16 +76,20 @@ def main() -> None:
             [p or "" for p in batch.product],
             batch.kind,
             batch.time,
-            batch.quantity,
-            batch.value_minor,
             batch.price_minor,
+            visitors(batch.user),
             (0, number),
         )
         rows = source.drain()
+        sections.load_all(dict.fromkeys(sections.missing(filter(None, batch.category))))
+        named = [c or "" for c in batch.category]
+        sections.apply(named, batch.kind, batch.time, batch.price_minor, [0] * len(batch), (0, number))
+        others = sections.drain()
 
         begin = time.process_time()
         features.load_users({user: store.get(user) for user in features.missing_users(batch.user)})
         features.load_products(rows)
+        features.load_categories(others)
         loaded = time.process_time()
         features.apply(batch)
         applied = time.process_time()

@@ -20,9 +20,10 @@ import numpy as np
 import redis
 from rich.progress import track
 
-from benchmarks.workload import START_MS, zipf
+from benchmarks.workload import CATEGORIES, START_MS, zipf
 from features.columns import EventColumns
-from features.engine import ScoreFeatures
+from features.engine import ScoreFeatures, warm_up
+from features.hashing import visitors
 from features.products import ProductFeatures
 from streams.runtime.checkpoint import Checkpoint
 from streams.settings import Settings
@@ -31,6 +32,7 @@ from streams.store import RedisStore, last_touched
 _DAYS_MS = 30 * 86_400_000
 _CHUNK = 5_000
 _ROWS = 10_000
+_NOTED = Path(__file__).parent / "memory.json"
 
 
 def resident() -> int:
@@ -47,6 +49,8 @@ class Filled:
         self._number = 0
         self.packed: dict[str, int] = {}
         self._listed: dict[str, int] = {}
+        # One object a day: a million of them would count as the worker's.
+        self._days: dict[int, int] = {}
 
     def write(self, rows: dict[str, bytes]) -> None:
         """Write a checkpoint of these rows."""
@@ -55,6 +59,7 @@ class Filled:
         touched: dict[int, list[str]] = {}
         for key, row in rows.items():
             day = last_touched(row) // 86_400_000
+            day = self._days.setdefault(day, day)
             if self._listed.get(key) != day:
                 self._listed[key] = day
                 touched.setdefault(day, []).append(key)
@@ -75,6 +80,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--exponent", type=float, default=0.8, help="of Zipf's law, for users")
     parser.add_argument("--cache", type=int, default=Settings().runtime.cache_max_rows, help="rows kept in the process")
+    parser.add_argument("--save", action="store_true", help="note it in benchmarks/memory.json")
     arguments = parser.parse_args()
     from tests.real.servers import RedisServer
 
@@ -87,6 +93,10 @@ def main() -> None:
     for name, value in told.items():
         sys.stderr.write(f"{name:<32} {value:>14,.1f}\n")
     sys.stdout.write(json.dumps(told) + "\n")
+    if arguments.save:
+        noted = json.loads(_NOTED.read_text(encoding="utf-8")) if _NOTED.exists() else {}
+        noted[f"{arguments.users:,} users, {arguments.products:,} products"] = told
+        _NOTED.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
 
 
 def _fill(store: RedisStore, client: redis.Redis, arguments: argparse.Namespace) -> dict[str, float]:
@@ -97,6 +107,8 @@ def _fill(store: RedisStore, client: redis.Redis, arguments: argparse.Namespace)
     kinds = np.where(chance.random(count) < 0.9, 0, 2)
     times = np.linspace(START_MS, START_MS + _DAYS_MS, count).astype(np.int64)
     scored, sold = ScoreFeatures(), ProductFeatures()
+    # What compiled kernels and their libraries take is the process's, whatever the number of users.
+    warm_up()
     gc.collect()
     before, before_redis = resident(), client.info("memory")["used_memory"]
     task = Filled(store, "score.memory-0")
@@ -106,16 +118,37 @@ def _fill(store: RedisStore, client: redis.Redis, arguments: argparse.Namespace)
             [f"u{user}" for user in users[part].tolist()],
             kinds[part].tolist(),
             times[part].tolist(),
-            [f"p{product}" for product in products[part].tolist()],
+            products[part].tolist(),
             strict=True,
         )
         columns = EventColumns.of(
-            [(user, kind, time, product, None, 1, 0, 999, 0) for user, kind, time, product in rows]
+            [
+                (
+                    user,
+                    kind,
+                    time,
+                    f"p{product}",
+                    None,
+                    1,
+                    0,
+                    999,
+                    0,
+                    None,
+                    None,
+                    999,
+                    -1,
+                    9,
+                    0.0,
+                    f"c{product % CATEGORIES}",
+                )
+                for user, kind, time, product in rows
+            ]
         )
         wanted = scored.missing_users(columns.user)
         found = store.read("score.memory-0", [f"u:{user}" for user in wanted])[1]
         scored.load_users(dict(zip(wanted, found, strict=True)))
         scored.load_products(dict.fromkeys(scored.missing_products(columns.product)))
+        scored.load_categories(dict.fromkeys(scored.missing_categories(columns.category)))
         scored.apply(columns)
         if scored.dirty_users() > _ROWS:
             task.write({f"u:{user}": row for user, row in scored.drain_users().items()})
@@ -130,6 +163,7 @@ def _fill(store: RedisStore, client: redis.Redis, arguments: argparse.Namespace)
         "packed bytes per user": sum(task.packed.values()) / touched,
         "users in the process": float(scored.users),
         "process bytes": float(process),
+        "of them rows and tiles": float(scored.memory_bytes),
         "process bytes per touched user": process / touched,
         "process bytes per cached user": process / max(scored.users, 1),
     }
@@ -140,7 +174,8 @@ def _fill(store: RedisStore, client: redis.Redis, arguments: argparse.Namespace)
         names = [f"p{product}" for product in products[part].tolist()]
         sold.load_all(dict.fromkeys(sold.missing(names)))
         ones = np.ones(len(names), np.int64)
-        sold.apply(names, kinds[part], times[part], ones, 0 * ones, 999 * ones, version=(0, start))
+        people = visitors([f"u{user}" for user in users[part].tolist()])
+        sold.apply(names, kinds[part], times[part], 999 * ones, people, version=(0, start))
     drained = list(sold.drain().items())
     for start in range(0, len(drained), _ROWS):
         task.write({f"p:{product}": row for product, row in drained[start : start + _ROWS]})

@@ -29,11 +29,16 @@ UNITS = {
     **{f"{job}/{peer}": _RATE for peer in PEERS for job in ("score", "pass")},
     "score/wall": "events per second",
     "score/redis": "CPU-microseconds per event",
+    "score/answers": "predictions per click",
     **{f"users/{users}": _RATE for users in VARIED_USERS},
     "workers/2": _RATE,
     "latency/rate": "events per second",
     "latency/p50": "ms",
     "latency/p99": "ms",
+    "restart/first": "s",
+    "restart/imports": "s",
+    "restart/kernels": "s",
+    "restart/rebuilding": "s",
 }
 
 ALONE = {"faust": 0.02, "quix": 0.22, "bytewax": 0.35}
@@ -60,7 +65,8 @@ _COMPARED = """\
 
 **score/tidecast** is the shipped score role, whole: exactly once by a transaction per batch, state checkpointed to
 Redis, late and repeated events judged, {features} features as of each event, a prediction per click, one message of
-activity and examples per batch and partition. Redis' own CPU is not in it, but shown.
+activity and examples per batch and partition. Redis' own CPU is not in it, but shown; **score/answers** are the
+predictions that a consumer of committed records finds, no two of them with the same id.
 
 **score/bare** is a loop over confluent-kafka that consumes 500, decodes with orjson and produces one for one: what
 Kafka costs in Python before anything is done.
@@ -75,6 +81,11 @@ Environments are pinned in `benchmarks/peers`. They run over the first clicks of
 **users/...** is score/tidecast with so many users, **workers/2** two workers on a partition each, over three times the
 clicks. **latency** is from a click's append to its committed prediction, at half of score/wall, of live clicks and one
 order in a hundred; broker, store, worker, sender and readers share the machine.
+
+**restart/first** is from the start of a worker's process to the first new prediction that a consumer of committed
+records holds, after its predecessor of the same id was killed with SIGKILL as its unwritten rows stood at their bound
+(`runtime.checkpoint_max_rows`), under 1,000 events a second; in it are Python's **imports**, loading the compiled
+**kernels** from their cache, and **rebuilding** state from the log. `python -m benchmarks.restart` shows all steps.
 
 **pass/...** is their plain pass-through: consume, decode, produce. **A peer counts** only if that reaches {share:.0%}
 of the ratio to the bare loop that was measured of its library by itself: nobody is beaten who was held back here.
@@ -160,22 +171,20 @@ def page(result: Result) -> str:
         **result["machine"],
         **result["workload"],
     )
-    measured = _rows(("measurement", "median", "lowest to highest", "unit", "of the bare loop", "events"))
+    measured = rows(("measurement", "median", "lowest to highest", "unit", "of the bare loop", "events"))
     for one in result["measurements"]:
         peer = one["name"].rpartition("/")[2]
-        measured += _row(
+        measured += row(
             f"`{one['name']}`",
-            _number(one["median"]),
-            f"{_number(min(one['repeats']))} to {_number(max(one['repeats']))}",
+            number(one["median"]),
+            f"{number(min(one['repeats']))} to {number(max(one['repeats']))}",
             one["unit"],
             f"{one['ratio_to_bare']:.3f}" if "ratio_to_bare" in one else "",
             f"{result['workload']['peer_events'].get(peer, result['workload']['events']):,}",
         )
-    judged = _rows(
-        ("peer", "version", "pass-through, of the bare loop", "needed", "counts", "Tidecast, times its rate")
-    )
+    judged = rows(("peer", "version", "pass-through, of the bare loop", "needed", "counts", "Tidecast, times its rate"))
     for peer in result["peers"]:
-        judged += _row(
+        judged += row(
             TITLES[peer["name"]],
             result["versions"][PEERS[peer["name"]]],
             f"{peer['pass_to_bare']:.3f}",
@@ -189,15 +198,18 @@ def page(result: Result) -> str:
     return "\n".join([*parts, f"Tidecast ran with {used}.\n"])
 
 
-def _rows(titles: Sequence[str]) -> str:
-    return _row(*titles) + _row(*("---" for _ in titles))
+def rows(titles: Sequence[str]) -> str:
+    """Return the head of a table in Markdown."""
+    return row(*titles) + row(*("---" for _ in titles))
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
+    """Return a row of a table in Markdown."""
     return f"| {' | '.join(cells)} |\n"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return it with as many places as a reader wants."""
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 
 

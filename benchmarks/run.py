@@ -19,20 +19,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks import plan
 from benchmarks.contenders import ROOT, Rates, bare, latency, peer, tidecast, variant
 from benchmarks.peers.environments import PEERS, python_of
-from benchmarks.report import UNITS, VARIED_USERS, describe, page, save, table
+from benchmarks.report import UNITS, VARIED_USERS, describe, number, page, save, table
+from benchmarks.restart import restart
 from benchmarks.servers import Servers, servers
 from benchmarks.workload import Workload, create_topics, preload
 from streams.settings import Settings
 from streams.topics import create
 
 _LATENCY_S = 15
+_KEPT = ROOT / "benchmarks" / "results.json"
 
 
 def main() -> None:
     """Measure, print a table, write the results and the page made of them."""
     asked = _arguments()
+    # Before the measurement, not after it: a folder that cannot be made costs nothing then.
+    for file in (asked.out, asked.page):
+        file.parent.mkdir(parents=True, exist_ok=True)
     work = Workload(events=asked.events)
     events = dict.fromkeys(asked.peers, min(asked.peer_events, work.events))
     if "faust" in events:
@@ -52,19 +58,20 @@ def main() -> None:
             _vary(running, work, rates, min(3, asked.repeats))
         result = describe(rates, work, events, running.kind)
     save(asked.out, result)
-    asked.page.parent.mkdir(parents=True, exist_ok=True)
     asked.page.write_text(page(result), encoding="utf-8")
+    if asked.out == _KEPT and not asked.quick:
+        plan.write_page()
     sys.stdout.write(table(result))
 
 
 def _note(rates: dict[str, list[float]], found: Rates, when: str) -> None:
     for name, rate in found.items():
         rates.setdefault(name, []).append(rate)
-        sys.stderr.write(f"{when}: {name} {rate:,.0f} {UNITS[name]}\n")
+        sys.stderr.write(f"{when}: {name} {number(rate)} {UNITS[name]}\n")
 
 
 def _vary(running: Servers, work: Workload, rates: dict[str, list[float]], repeats: int) -> None:
-    """Measure the score role alone: over fewer and more users, with a second worker, and its latency."""
+    """Measure the score role alone: over fewer and more users, with a second worker, its latency, and its restart."""
     kinds = {f"users/{users}": (replace(work, users=users), 1) for users in VARIED_USERS}
     # Two workers share what is left when both have their task.
     kinds["workers/2"] = (replace(work, events=3 * work.events, partitions=2), 2)
@@ -78,6 +85,8 @@ def _vary(running: Servers, work: Workload, rates: dict[str, list[float]], repea
         create(_settings(running, prefix, 1))
         half = int(statistics.median(rates["score/wall"]) / 2)
         _note(rates, latency(running, prefix, half, _LATENCY_S), f"repeat {repeat + 1} of {repeats}")
+    for repeat in range(repeats):
+        _note(rates, restart(running, f"bench-restart{repeat}-").rates(), f"repeat {repeat + 1} of {repeats}")
 
 
 def _settings(running: Servers, prefix: str, partitions: int) -> Settings:
@@ -90,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     )
 
     def number(option: str, default: int, text: str) -> None:
-        parser.add_argument(option, type=int, metavar="N", default=default, help=f"{text} (%(default)s)")
+        parser.add_argument(option, type=_count, metavar="N", default=default, help=f"{text} (%(default)s)")
 
     number("--events", 200_000, "clicks for Tidecast and the bare loop")
     number("--repeats", 5, "turns of every contender")
@@ -99,14 +108,21 @@ def _arguments() -> argparse.Namespace:
     )
     number("--peer-events", 50_000, "clicks for Quix Streams and bytewax")
     number("--faust-events", 5_000, "clicks for Faust")
-    parser.add_argument("--quick", action="store_true", help="no other numbers of users, no second worker, no latency")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", default=ROOT / "benchmarks" / "results.json", help="where the data go"
+        "--quick", action="store_true", help="no other numbers of users, no second worker, no latency, no restart"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", default=_KEPT, help="where the data go")
     parser.add_argument(
         "--page", type=Path, metavar="FILE", default=ROOT / "docs" / "performance.md", help="where the page goes"
     )
     return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    """Return a number from 1 on. Raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, not {text!r}")
+    return int(text)
 
 
 def _prepare(running: Servers, prefix: str, work: Workload, events: dict[str, int]) -> None:

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 START_MS = 1_700_000_000_000
 KINDS = ("view", "add_to_cart", "wishlist", "search")
+CATEGORIES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def preload(bootstrap: str, prefix: str, work: Workload, copied: int) -> None:
                 "user_id": user,
                 "session_id": None,
                 "product_id": f"p{products[number]}",
+                "category_id": f"c{products[number] % CATEGORIES}",
                 "unit_price": 500 + products[number] % 4_000,
                 "currency": "EUR",
             }

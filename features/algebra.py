@@ -8,6 +8,7 @@ this holds bit for bit; only `finalise` makes a float. The oracle is built of th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -85,6 +86,97 @@ class Latest:
 
 
 @dataclass(frozen=True, slots=True)
+class Last:
+    """The value at the latest stamp, of several the highest, in units of `scale`.
+
+    0 where it is negative, or its stamp after `now`, or not less than `limit_ms` before it.
+
+    >>> last = Last(now=9, limit_ms=5)
+    >>> result(last, [(7, 5), (8, 5), (9, 1)]), result(last, [(7, 4)])
+    (8.0, 0.0)
+    """
+
+    now: int
+    limit_ms: int
+    scale: int = 1
+
+    def zero(self) -> tuple[int, int]:
+        """Return (-1, -1), before all time."""
+        return -1, -1
+
+    def update(self, state: tuple[int, int], value: int, time: int) -> tuple[int, int]:
+        """Take the later one."""
+        return max(state, (time, value))
+
+    def merge(self, left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
+        """Take the later one."""
+        return max(left, right)
+
+    def finalise(self, state: tuple[int, int]) -> float:
+        """Return the value."""
+        time, value = state
+        return value / self.scale if 0 <= self.now - time < self.limit_ms and value >= 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """The highest value, or the lowest one, in units of `scale`; 0 of none.
+
+    >>> result(Extreme(lowest=True), [(7, 0), (-8, 0)])
+    -8.0
+    """
+
+    lowest: bool = False
+    scale: int = 1
+
+    def zero(self) -> int | None:
+        """Return None."""
+        return None
+
+    def update(self, state: int | None, value: int, time: int) -> int | None:
+        """Take the value if it goes beyond."""
+        return self.merge(state, value)
+
+    def merge(self, left: int | None, right: int | None) -> int | None:
+        """Take the one that goes further."""
+        if left is None or right is None:
+            return right if left is None else left
+        return min(left, right) if self.lowest else max(left, right)
+
+    def finalise(self, state: int | None) -> float:
+        """Return the value."""
+        return 0.0 if state is None else state / self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of values in units of `scale`; 0 of none.
+
+    >>> result(Mean(), [(7, 0), (8, 0)])
+    7.5
+    """
+
+    scale: int = 1
+
+    def zero(self) -> tuple[int, int]:
+        """Return (0, 0)."""
+        return 0, 0
+
+    def update(self, state: tuple[int, int], value: int, time: int) -> tuple[int, int]:
+        """Add the value, and count it."""
+        return state[0] + value, state[1] + 1
+
+    def merge(self, left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
+        """Add sums and counts."""
+        return left[0] + right[0], left[1] + right[1]
+
+    def finalise(self, state: tuple[int, int]) -> float:
+        """Return the mean."""
+        total, count = state
+        return total / count / self.scale if count else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """How many items, and the first stamp: their duration up to `now` in seconds, or the mean time between them."""
 
@@ -133,6 +225,82 @@ class Distinct:
     def finalise(self, state: frozenset[int]) -> float:
         """Return the size, cut at the limit."""
         return min(len(state), self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """Whether `value` is among the `k` most frequent; as frequent ones share the best place, so no order matters.
+
+    >>> top = Top(value=7)
+    >>> result(top, [(7, 0), (8, 0)]), result(top, [(7, 0), (8, 0), (8, 1)]), result(top, [])
+    (1.0, 0.0, 0.0)
+    """
+
+    value: int
+    k: int = 1
+
+    def zero(self) -> Mapping[int, int]:
+        """Return no counts."""
+        return {}
+
+    def update(self, state: Mapping[int, int], value: int, time: int) -> Mapping[int, int]:
+        """Count the value."""
+        return {**state, value: state.get(value, 0) + 1}
+
+    def merge(self, left: Mapping[int, int], right: Mapping[int, int]) -> Mapping[int, int]:
+        """Add the counts."""
+        return {value: left.get(value, 0) + right.get(value, 0) for value in {*left, *right}}
+
+    def finalise(self, state: Mapping[int, int]) -> float:
+        """Return 1 or 0."""
+        own = state.get(self.value, 0)
+        return float(own > 0 and sum(count > own for count in state.values()) < self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class HyperLogLog:
+    """About how many different values, hashes of at least `register_bits` + `rank_bits` bits, at most `limit`.
+
+    The low bits of a value choose one of 2 ** `register_bits` registers; its rank is the place, from 1, of the lowest
+    bit set among the next `rank_bits`, or one more where none is. A register keeps its highest rank. Registers are as
+    in Flajolet et al. (2007), the estimate is Ertl's (2017, arXiv:1702.01284, algorithm 6), here from its definition.
+
+    >>> few = HyperLogLog(register_bits=6, rank_bits=14)
+    >>> [round(result(few, [(value * 77_777, 0) for value in values]), 1) for values in ([], [7], [7, 8, 7])]
+    [0.0, 1.0, 2.0]
+    """
+
+    register_bits: int
+    rank_bits: int
+    limit: float = math.inf
+
+    def zero(self) -> tuple[int, ...]:
+        """Return empty registers."""
+        return (0,) * (1 << self.register_bits)
+
+    def update(self, state: tuple[int, ...], value: int, time: int) -> tuple[int, ...]:
+        """Raise the value's register to its rank."""
+        register, rest = value % len(state), value // len(state) % (1 << self.rank_bits)
+        rank = 1 + next((place for place in range(self.rank_bits) if rest >> place & 1), self.rank_bits)
+        return self.merge(state, tuple(rank if place == register else 0 for place in range(len(state))))
+
+    def merge(self, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+        """Take the higher of each register."""
+        return tuple(map(max, left, right))
+
+    def finalise(self, state: tuple[int, ...]) -> float:
+        """Return the estimate."""
+        count, highest = len(state), self.rank_bits + 1
+        empty, full = state.count(0) / count, state.count(highest) / count
+        if empty == 1.0:
+            return 0.0
+        # Series whose terms are soon below what a float can tell.
+        many = range(1, 60)
+        few = empty + sum(empty ** (2**k) * 2 ** (k - 1) for k in range(1, 30))
+        most = (full - sum((1 - (1 - full) ** (2.0**-k)) ** 2 * 2.0**-k for k in many)) / 3 if full < 1.0 else 0.0
+        below = count * (few + most * 2.0**-self.rank_bits)
+        below += sum(2.0**-rank for rank in state if 0 < rank < highest)
+        return min(count**2 / (2 * math.log(2)) / below, self.limit) if below > 0.0 else self.limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 from zoneinfo import ZoneInfo
 
-import holidays
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,11 +42,11 @@ class ShopCalendar:
 
     @cached_property
     def digest(self) -> str:
-        """What stands for it in the hash of the definitions: the zone, and the very dates of the holidays."""
+        """What stands for it in the hash of the definitions: zone, country, and the very dates of the holidays."""
         if self._days is None:
             return self.timezone
         dates = ",".join(str(day) for day in sorted(self._days))
-        return f"{self.timezone} {hashlib.blake2b(dates.encode(), digest_size=8).hexdigest()}"
+        return f"{self.timezone} {self.country} {hashlib.blake2b(dates.encode(), digest_size=8).hexdigest()}"
 
     def local(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the wall clock (n,) at `times` (n,), both in ms since 1970: what a clock in UTC would show there."""
@@ -85,6 +84,9 @@ class ShopCalendar:
 
 def _holidays(country: str) -> frozenset[int]:
     """Return the public holidays as days since 1970."""
+    # Not at the top: a tenth of a second of every start, and few countries are asked for.
+    import holidays
+
     name, _, part = country.partition("-")
     try:
         with warnings.catch_warnings():

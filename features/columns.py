@@ -35,6 +35,13 @@ class Event:
     value_minor: int = 0
     price_minor: int = -1
     undo_time: int = 0
+    country: str | None = None
+    channel: str | None = None
+    list_minor: int = -1
+    plan_minor: int = -1
+    stock: int = -1
+    promotion: float = 0.0
+    category: str | None = None
 
 
 @dataclass(slots=True)
@@ -43,7 +50,10 @@ class EventColumns:
 
     `kind` is an EventKind, `time` UTC ms. `value_minor` is the total of a purchase's line, or what a return or
     cancellation takes back (its sign does not matter; 0: unknown). `price_minor` is the price of one piece, -1 where
-    unknown. `undo_time` is the stamp of the purchase that a return or cancellation takes back, 0 for none.
+    unknown. `undo_time` is the stamp of the purchase that a return or cancellation takes back, 0 for none. `country`
+    and `channel` are the visitor's. As of the event, `list_minor` is the product's price in the catalog, `plan_minor`
+    the one that is planned (minor units), `stock` the pieces on hand, each -1 where unknown, and `promotion` the number
+    planned under that name, 0 where none is. `category` is the product's, as the event itself names it.
 
     >>> events = EventColumns()
     >>> events.append("u1", 0, 1_700_000_000_000, "p1", "s1", price_minor=999)
@@ -60,6 +70,13 @@ class EventColumns:
     value_minor: list[int] = field(default_factory=list)
     price_minor: list[int] = field(default_factory=list)
     undo_time: list[int] = field(default_factory=list)
+    country: list[str | None] = field(default_factory=list)
+    channel: list[str | None] = field(default_factory=list)
+    list_minor: list[int] = field(default_factory=list)
+    plan_minor: list[int] = field(default_factory=list)
+    stock: list[int] = field(default_factory=list)
+    promotion: list[float] = field(default_factory=list)
+    category: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -68,7 +85,8 @@ class EventColumns:
     def of(cls, rows: Sequence[tuple[Any, ...]]) -> EventColumns:
         """Return the columns of rows that hold one value per field, in their order; half the time of `append`.
 
-        >>> EventColumns.of([("u1", 0, 1_700_000_000_000, "p1", "s1", 1, 0, 999, 0)]).price_minor
+        >>> click = ("u1", 0, 1_700_000_000_000, "p1", "s1", 1, 0, 999, 0, "DE", "web", 1_299, -1, 7, 0.0, "mugs")
+        >>> EventColumns.of([click]).price_minor
         [999]
         """
         return cls(*map(list, zip(*rows, strict=True))) if rows else cls()
@@ -78,32 +96,25 @@ class EventColumns:
         for values in zip(*(getattr(self, name) for name in self.__slots__), strict=True):
             yield Event(*values)
 
-    def append(
-        self,
-        user: str,
-        kind: int,
-        time: int,
-        product: str | None = None,
-        session: str | None = None,
-        quantity: int = 1,
-        value_minor: int = 0,
-        price_minor: int = -1,
-        undo_time: int = 0,
-    ) -> None:
-        """Add one event."""
-        self.user.append(user)
-        self.kind.append(kind)
-        self.time.append(time)
-        self.product.append(product)
-        self.session.append(session)
-        self.quantity.append(quantity)
-        self.value_minor.append(value_minor)
-        self.price_minor.append(price_minor)
-        self.undo_time.append(undo_time)
+    def append(self, *values: Any, **named: Any) -> None:
+        """Add one event, given as the fields of `Event`."""
+        event = Event(*values, **named)
+        for name in self.__slots__:
+            getattr(self, name).append(getattr(event, name))
 
     def part(self, start: int, stop: int) -> EventColumns:
         """Return the events [start, stop)."""
         return EventColumns(*(getattr(self, name)[start:stop] for name in self.__slots__))
+
+
+def floats(name: str, values: Sequence[float], length: int) -> NDArray[np.float64]:
+    """Return `values` as a float64 array; raise FeatureError unless there are `length` finite ones."""
+    column = np.frombuffer(array("d", values), np.float64) if len(values) else np.empty(0, np.float64)
+    if len(column) != length:
+        raise FeatureError(f"column {name}: {len(column)} values for {length} events; give one for each")
+    if not np.isfinite(column).all():
+        raise FeatureError(f"column {name}: value of event {int(np.argmin(np.isfinite(column)))} is not finite")
+    return column
 
 
 def ints(name: str, values: Ints, low: int, high: int, length: int) -> NDArray[np.int64]:

@@ -77,13 +77,13 @@ def in_words(feature: Feature) -> tuple[str, ...]:
         feature.name,
         feature.entity,
         feature.aggregate,
-        window.name if window is not None else "",
+        window.name if window is not None else f"last {feature.last}" if feature.last is not None else "",
         duration(window.tile_ms) if window is not None else "",
         duration(half_life) if half_life is not None else "",
         duration(feature.memory_ms) if feature.memory_ms else "",
         feature.unit,
         feature.dtype,
-        feature.description,
+        feature.description + (f" (unknown: {feature.missing:g})" if feature.missing is not None else ""),
     )
 
 
@@ -103,14 +103,25 @@ def as_data(feature: Feature) -> dict[str, object]:
         "window": window.name if window is not None else None,
         "window_ms": window.span_ms if window is not None else None,
         "tile_ms": window.tile_ms if window is not None else None,
+        "last": feature.last,
         "half_life_ms": feature.half_life_ms,
         "limit": feature.limit,
         "prior": list(feature.prior) if feature.prior is not None else None,
         "memory_ms": feature.memory_ms,
         "unit": feature.unit,
         "dtype": feature.dtype,
+        "missing": feature.missing,
         "description": feature.description,
     }
+
+
+def title(entity: Entity) -> str:
+    """Return what a table of features is called.
+
+    >>> title("user"), title("user_category")
+    ('User', 'User x category')
+    """
+    return entity.capitalize().replace("_", " x ")
 
 
 def page() -> str:
@@ -150,10 +161,11 @@ def _text() -> Iterator[str]:
     yield f"""# Features
 
 Made from `features/sets.py` by `python -m features.documentation write`; do not edit it. `tidecast features list`
-prints the tables, `tidecast features show user ID` and `show product ID` what a stored row says.
+prints the tables, `tidecast features show user ID`, `show product ID` and `show category ID` what a stored row says.
 
 Feature schema `{schema_hash()}`: {len(SCORE_SET)} features; the longest memory is {duration(memory_ms())}.
-The hash, here that of a shop in UTC without holidays, changes with any definition and with the shop's calendar.
+The hash, here that of a shop in UTC without holidays, changes with any definition, with the shop's calendar, and with
+its currency and rates.
 Rows, vectors and models of different hashes are never mixed.
 
 Each click of a known user gets a vector: these features as of the click, itself included. Order lines, returns and
@@ -169,7 +181,8 @@ the far end, and nothing at the near end.
 
 A product window holds the same, but only up to the last multiple of five minutes, and its 1h window holds twelve
 finished tiles. Product rows arrive by way of other tasks, and a finished tile cannot know the future. So what happened
-to a product in the last five minutes may not count yet.
+to a product in the last five minutes may not count yet. A category has the windows of a product; it counts the events
+on products that name it as theirs.
 
 | window | tiles of a user | spans | tiles of a product | spans, up to the last five minutes |
 |---|---|---|---|---|"""
@@ -180,6 +193,10 @@ to a product in the last five minutes may not count yet.
         tiles = [f"{w.tiles} of {duration(w.tile_ms)}" for w in (user, product)]
         yield f"| {user.name} | {tiles[0]} | {spans[0]} | {tiles[1]} | {spans[1]} |"
     yield f"""
+A product's visitors are kept as one sketch a day, which cannot be cut within it. So they are those of finished days
+(UTC) before the day of the event: of the day before in `product_visitors_1d`, of the seven before in
+`product_visitors_7d`, who came on several of them counted once. Of unknown users nobody knows how many they are.
+
 A decayed sum halves by whole tiles of age, and is cut where its window ends.
 
 ## Order of arrival
@@ -194,9 +211,14 @@ An event that arrives later than that sees less exactly what had left the log be
   from the newest event that left the log as the window is long;
 - its session is that of the newest event that left the log where the two share it, with all that is counted there; else
   it stands alone;
-- a time since something says "never" ({memory}) where the last such event to leave the log is stamped later.
+- a time since something says "never" ({memory}) where the last such event to leave the log is stamped later, and the
+  price of what was viewed last is then unknown.
 
 The user's next events see it in its tiles, like any other event.
+
+What is told of the user's last {LOG_LENGTH} events, this one included, looks no further back than the log: where n > 1
+events are stamped later, it is of the last {LOG_LENGTH + 1} - n. What is {memory} old or older does not count. An
+event's category is the one that it names itself, as a click or as the line of an order.
 
 ## Sessions
 
@@ -211,22 +233,30 @@ matched with a purchase, it takes that back, out of the tile in which the purcha
 
 - of the user, one purchase and its money, in every window that still holds it. A return of some of the pieces takes
   back what it says, else their share of what was paid, and one purchase: order lines are counted, not pieces;
-- of the product, one purchase.
+- of the product, and of the category that the order line names, one purchase.
 
 A cancellation takes back every line of its order of which something is left. What is matched with no purchase takes
-nothing back. Only purchases told as orders can be taken back, not those told as clicks. No count and no sum says less
-than 0.
+nothing back. Only purchases told as orders can be taken back, not those told as clicks, and only within {memory} of the
+order, by event time; an order that is first told as placed and later than that as paid counts as bought twice. What is
+redriven is told, and known, as of the watermark. No count and no sum says less than 0.
+
+## Catalog and plan
+
+The columns `market_…` show what catalog and plan say of the product as of the event: of each, the latest entry that is
+valid from then or earlier. An entry counts from when it was read; one that is said later than it is valid from changes
+no vector served before. Each example names how far catalog and plan were read, so it can be recomputed. In a training
+table of the topics an entry counts from its own time on.
 
 ## Units
 
 Times are in seconds; a time since something is at most {memory}, which also stands for "never". Money is in minor
-units / 100 (19.99), whatever the currency; amounts are cut to ± {VALUE_LIMIT:,} minor units. A share is smoothed:
-its prior is added above and below."""
+units / 100 (19.99), whatever the currency, and in that of the shop (`shop.currency`) where one is set; amounts are cut
+to ± {VALUE_LIMIT:,} minor units. A share is smoothed: its prior is added above and below."""
 
 
 def _table(entity: Entity) -> Iterator[str]:
     yield f"""
-## {entity.capitalize()}
+## {title(entity)}
 
 | feature | aggregate | of | window | tile | half-life | memory | unit | type | what it says |
 |---|---|---|---|---|---|---|---|---|---|"""

@@ -1,4 +1,4 @@
-"""The scorer's features: rows of users and products in memory, events in, vectors out, packed rows for the store."""
+"""The scorer's features: rows of users, products and categories in memory, events in, vectors and packed rows out."""
 
 from __future__ import annotations
 
@@ -7,26 +7,41 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from features.calendar import ShopCalendar
 from features.columns import TIME_END, EventColumns, FeatureError, ints
-from features.hashing import hash_texts
+from features.hashing import hash_texts, short_hashes
 from features.kernel import apply_events, blocks_needed, logged_vector
-from features.layout import BLOCK, BLOCK_TILES, COUNT, KINDS, LEVELS, NONE, PRODUCT_HASH, TOTALS, USER_WORDS, WIDTH
+from features.layout import (
+    BLOCK,
+    BLOCK_TILES,
+    COUNT,
+    KINDS,
+    LEVELS,
+    LOG,
+    MONEY,
+    NONE,
+    PRODUCT_HASH,
+    SUMS,
+    TOTALS,
+    USER_WORDS,
+    WIDTH,
+)
 from features.logged import LoggedEvent, logged_events
+from features.market import write_market
 from features.packed import check, joined, split
-from features.products import ProductTable
+from features.products import ReadTable
 from features.rows import MAX_ROW, ROW_VERSION, pack_users, unpack_users
 from features.sets import SCORE_FEATURES, memory_ms, schema_hash
+from features.shop import Shop
 from features.slots import SlotMap, grown
 
 _HUGE = 1 << 53
 
 
 class ScoreFeatures:
-    """User, session and product features of one task; `calendar` is the shop's (UTC, no holidays, where None).
+    """User, session, product and category features of one task; `shop` is by default in UTC, without holidays.
 
-    Rows are loaded from packed bytes (None: a new user or product) before the first event that needs them; `apply`
-    updates users and reads products; `drain_users` gives back what changed. How events are cut into batches, and what
+    Rows are loaded from packed bytes (None: a new one) before the first event that needs them; `apply` updates users
+    and reads products and categories; `drain_users` gives back what changed. How events are cut into batches, and what
     is packed, evicted and loaded in between, changes no bit of any vector.
 
     >>> features = ScoreFeatures()
@@ -46,19 +61,23 @@ class ScoreFeatures:
     names = SCORE_FEATURES
     memory_ms = memory_ms()
 
-    def __init__(self, calendar: ShopCalendar | None = None) -> None:
-        self._calendar = calendar or ShopCalendar()
-        self.schema_hash = schema_hash(calendar=self._calendar.digest)
+    def __init__(self, shop: Shop | None = None) -> None:
+        shop = shop or Shop()
+        self._calendar = shop.calendar
+        self.schema_hash = schema_hash(shop=shop.digest)
         self._users = SlotMap(reserved=0)
         self._rows = np.empty((64, USER_WORDS), np.int64)
         self._extra = np.zeros(64, np.int64)
         self._tiles = np.empty((0, BLOCK_TILES, KINDS), np.int32)
-        self._spend = np.empty((0, BLOCK_TILES), np.int64)
+        self._spend = np.empty((0, MONEY), np.int64)
         self._totals = np.empty((0, *TOTALS), np.int64)
         self._free = np.zeros(1, np.int64)
-        self._scratch = (np.empty((3, LEVELS), np.int64), np.empty((LEVELS, KINDS + 1), np.int64))
-        self._products = ProductTable()
-        self._versions: dict[str, tuple[int, int] | None] = {}
+        self._scratch = (np.empty((3, LEVELS), np.int64), np.empty(SUMS, np.int64), np.empty((2, LOG), np.int32))
+        self._products = ReadTable("product")
+        self._categories = ReadTable("category")
+        self._categories.slots.of[""] = 0
+        self.product_version, self.category_version = self._products.version_of, self._categories.version_of
+        """(activity partition, offset) of the record that changed a row last, by id; None: none did."""
         self.session_ends: list[tuple[int, str, int]] = []
 
     # --- users ----------------------------------------------------------------------------------------------------
@@ -121,12 +140,15 @@ class ScoreFeatures:
 
     def load_products(self, rows: Mapping[str, bytes | None]) -> None:
         """Take products into memory from their packed rows, replacing those that are there; None is a new one."""
-        versions = self._products.load(rows)
-        self._versions |= versions
+        self._products.load(rows)
 
-    def product_version(self, product: str) -> tuple[int, int] | None:
-        """Return (activity partition, offset) of the record that changed the product's row last; None: none did."""
-        return self._versions.get(product)
+    def missing_categories(self, ids: Iterable[str | None]) -> list[str]:
+        """Return the categories that are not in memory, each once, sorted; None and "" need no row."""
+        return self._categories.slots.missing(ids)
+
+    def load_categories(self, rows: Mapping[str, bytes | None]) -> None:
+        """Take categories into memory from their packed rows, replacing those that are there; None is a new one."""
+        self._categories.load(rows)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +156,8 @@ class ScoreFeatures:
         """Apply `events` in order; return their vectors (n, features), row i as of event i, itself included.
 
         `session_ends` then lists (i, user, end of the session before, ms) for each event i that opened a session.
-        Raises FeatureError, before anything changed, for a user or product that was not loaded or a value out of range.
+        Raises FeatureError, before anything changed, for a user, product or category that was not loaded and for a
+        value out of range.
         """
         count = len(events)
         out = np.empty((count, WIDTH), np.float64)
@@ -143,6 +166,7 @@ class ScoreFeatures:
             return out
         slots = self._slots(self._users, events.user, "user")
         products = self._slots(self._products.slots, events.product, "product")
+        kept = self._slots(self._categories.slots, events.category, "category")
         kinds = ints("kind", events.kind, 0, KINDS - 1, count)
         times = ints("time", events.time, 0, TIME_END, count)
         values = ints("value_minor", events.value_minor, -_HUGE, _HUGE, count)
@@ -151,11 +175,16 @@ class ScoreFeatures:
         sessions = hash_texts(events.session)
         if len(sessions) != count:
             raise FeatureError(f"column session: {len(sessions)} values for {count} events; give one for each")
+        categories = short_hashes(events.category)
+        if len(categories) != count:
+            raise FeatureError(f"column category: {len(categories)} values for {count} events; give one for each")
         self._reserve(blocks_needed(self._rows, slots, self._extra))
         ends = np.empty(count, np.int64)
         clocks = self._calendar.local(times)
         table = self._products
+        write_market(events, prices, self._calendar.country, out)
         table.features(products, times, prices, out)
+        self._categories.features(kept, times, prices, out)
         apply_events(
             self._rows,
             self._tiles,
@@ -167,6 +196,7 @@ class ScoreFeatures:
             times,
             sessions,
             table.rows[products, PRODUCT_HASH],
+            categories,
             values,
             prices,
             undos,
@@ -179,6 +209,7 @@ class ScoreFeatures:
         self._users.dirty[slots] = True
         self._users.touch(slots)
         table.slots.touch(products)
+        self._categories.slots.touch(kept)
         opened = np.flatnonzero(ends != NONE)
         self.session_ends = [
             (i, events.user[i], end) for i, end in zip(opened.tolist(), ends[opened].tolist(), strict=True)
@@ -193,7 +224,7 @@ class ScoreFeatures:
         return logged_events(self._rows[self._slots(self._users, [user], "user")[0]])
 
     def logged_vector(self, user: str, entry: int) -> NDArray[np.float64]:
-        """Return the vector (features,) as of an entry of the user's log; product and context columns are 0.
+        """Return the vector (features,) as of an entry of the user's log; the columns of others are 0.
 
         Raises FeatureError for a user that was not loaded, and IndexError for an entry that is not in the log.
         """
@@ -206,17 +237,16 @@ class ScoreFeatures:
     # --- bounds ---------------------------------------------------------------------------------------------------
 
     def evict(self, max_users: int, max_products: int | None = None) -> int:
-        """Forget clean users (and products) beyond the bounds, longest untouched first; return how many.
+        """Forget clean users (and products, categories) beyond the bounds, longest untouched first; return how many.
 
         An eighth more than need be goes, so that it is rare.
         """
         slots = self._users.oldest_clean(max_users)
         self._give_back(slots)
         self._users.release(slots)
-        gone = self._products.evict(max_products) if max_products is not None else []
-        for product in gone:
-            del self._versions[product]
-        return len(slots) + len(gone)
+        if max_products is None:
+            return len(slots)
+        return len(slots) + sum(len(table.evict(max_products)) for table in (self._products, self._categories))
 
     def forget(self, users: Iterable[str]) -> None:
         """Forget expired users, changed or not."""
@@ -237,10 +267,11 @@ class ScoreFeatures:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the arrays in use for users and products; their keys come on top."""
+        """Bytes of the arrays in use for users, products and categories; their keys come on top."""
         blocks = len(self._tiles) - int(self._free[0])
-        per_block = BLOCK_TILES * (4 * KINDS + 8) + 8 * TOTALS[0] * TOTALS[1]
-        return self._users.high * 8 * USER_WORDS + blocks * per_block + self._products.memory_bytes
+        per_block = 4 * BLOCK_TILES * KINDS + 8 * MONEY + 8 * TOTALS[0] * TOTALS[1]
+        read = self._products.memory_bytes + self._categories.memory_bytes
+        return self._users.high * 8 * USER_WORDS + blocks * per_block + read
 
     def _slots(self, slots: SlotMap, keys: list[str] | list[str | None], name: str) -> NDArray[np.int64]:
         try:
@@ -277,14 +308,15 @@ def warm_up() -> None:
 
     products = ProductFeatures()
     products.load("p", None)
-    products.apply(["p"], [0], [1_700_000_000_000], [1], [0], [100], version=(0, 0))
+    products.apply(["p"], [0], [1_700_000_000_000], [100], [7], version=(0, 0))
     features = ScoreFeatures()
     features.load_user("u", None)
     for product, packed in products.drain().items():
         features.load_product(product, packed)
+    features.load_categories({"c": None})
     events = EventColumns()
     for i in range(40):
-        events.append("u", i % KINDS, 1_700_000_000_000 + i, "p", None, value_minor=1, undo_time=i)
+        events.append("u", i % KINDS, 1_700_000_000_000 + i, "p", None, value_minor=1, undo_time=i, category="c")
     features.apply(events)
     features.load_users(features.drain_users())
     features.logged_vector("u", -1)

@@ -54,6 +54,20 @@ def _fnv1a(text, lengths, out):
         out[i] = np.int64(mix(value)) if lengths[i] > 0 else 0
 
 
+def visitors(users: Sequence[str | None]) -> list[int]:
+    """Return 32 bits of the hash of each user id, never 0; 0 for None: unknown.
+
+    >>> a, none, b = visitors(["u1", None, "u1"])
+    >>> a == b > 0 == none
+    True
+    """
+    hashes = (hash_texts(users) >> 32) & 0xFFFFFFFF
+    hashes[hashes == 0] = 1
+    hashes[[user is None for user in users]] = 0
+    found: list[int] = hashes.tolist()
+    return found
+
+
 def hash_texts(texts: Sequence[str | None]) -> NDArray[np.int64]:
     """Return the hash (n,) of each text: FNV-1a of its UTF-8 bytes, finalised with splitmix64; 0 for None and "".
 
@@ -71,3 +85,16 @@ def hash_texts(texts: Sequence[str | None]) -> NDArray[np.int64]:
         lengths = np.fromiter((len(text.encode()) for text in plain), np.int64, len(plain))
     _fnv1a(np.frombuffer(data, np.uint8), lengths, out)
     return out
+
+
+def short_hashes(texts: Sequence[str | None]) -> NDArray[np.int32]:
+    """Return the upper half (n,) of the hash of each text, never 0 but for None and "".
+
+    >>> mugs, none = short_hashes(["mugs", None])
+    >>> bool(mugs == hash_texts(["mugs"])[0] >> 32), int(none)
+    (True, 0)
+    """
+    hashes = hash_texts(texts)
+    halves: NDArray[np.int32] = (hashes >> 32).astype(np.int32)
+    halves[(halves == 0) & (hashes != 0)] = 1
+    return halves

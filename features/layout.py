@@ -9,6 +9,7 @@ the order of events, and are the same bits everywhere.
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from features.sets import (
     SCORE_FEATURES,
     SCORE_SET,
     USER_WINDOWS,
+    VISITOR_WINDOWS,
+    Activity,
 )
 from schemas.internal import EventKind
 
@@ -39,13 +42,16 @@ BLOCK = 1  # the user's block of tiles, or NONE
 FLUSHED = 2  # latest stamp that left the log, or NONE
 LAST_VIEW, LAST_CART, LAST_PURCHASE = 3, 4, 5  # latest stamps that left the log, or NONE
 SESSION_KEY, SESSION_START, SESSION_EVENTS, SESSION_VIEWS, SESSION_CARTS = 6, 7, 8, 9, 10  # of the last to leave
-DISTINCT = 11  # entries of the table of that session's products
-TABLE = 12  # DISTINCT_LIMIT hashes of 32 bits, two to a word
+SESSION_PRICED, SESSION_PRICES = 11, 12  # views of that session with a price, and the sum of these
+SESSION_HIGHEST, SESSION_LOWEST, LAST_PRICE = 13, 14, 15  # of that session's views, and of LAST_VIEW: price + 1, or 0
+DISTINCT = 16  # entries of the table of that session's products
+TABLE = 17  # DISTINCT_LIMIT hashes of 32 bits, two to a word
 TIME = TABLE + DISTINCT_LIMIT // 2
 KEY = TIME + LOG  # the session that the event belongs to
-AMOUNT = KEY + LOG  # value << 16 | (age of the undone purchase in finest tiles + 1, or 0)
+AMOUNT = KEY + LOG  # value << 16 | (age of the undone purchase in finest tiles + 1, or 0); of a view price + 1, or 0
 META = AMOUNT + LOG  # product hash << 8 | FRESH | ANONYMOUS | kind
-USER_WORDS = META + LOG
+CATEGORY = META + LOG  # hashes of 32 bits, two to a word; 0 is none
+USER_WORDS = CATEGORY + LOG // 2
 
 KIND_MASK = 15
 ANONYMOUS = 16  # the event brought no session id
@@ -59,14 +65,22 @@ LEVEL_OFFSET = np.concatenate([[0], np.cumsum(LEVEL_TILES)]).astype(np.int64)
 BLOCK_TILES = int(LEVEL_OFFSET[-1])
 FINEST_MS = 5 * MINUTE
 FINEST, COARSEST = 0, LEVELS - 1
-INTEREST_LEVEL = 2
-SPEND = KINDS
-"""Sums of a window have one column per kind of event, then the money."""
+INTEREST_LEVEL = PRICE_LEVEL = 2
+"""The window of the interest and of the usual price."""
+MONEY = BLOCK_TILES + 2 * int(LEVEL_TILES[PRICE_LEVEL])
+"""Sums of money of a block: what was spent in each tile, then prices viewed and how many, in each of PRICE_LEVEL."""
+PRICES_FROM = BLOCK_TILES - int(LEVEL_OFFSET[PRICE_LEVEL])
+PRICED_FROM = PRICES_FROM + int(LEVEL_TILES[PRICE_LEVEL])
+"""So far behind its place among the tiles are a tile's prices, and how many they are."""
+SPEND, VIEWED, VIEWED_COUNT = KINDS, KINDS + 1, KINDS + 2
+"""Sums of a window: a column per kind of event, then the money; those of PRICE_LEVEL also prices, and how many."""
+SUMS = (LEVELS, KINDS + 3)
 TOTALS = (LEVELS + 1, KINDS + 1)
-"""Derived from a block, never stored: the sums of each ring; in the last row the interest and its tile (or NONE)."""
-INTEREST_AT, INTEREST_SUM = 0, 1
+"""Derived from a block, never stored: the sums of each ring; in the last row the interest and its tile (or NONE), the
+prices viewed and how many."""
+INTEREST_AT, INTEREST_SUM, PRICES_SUM, PRICED_SUM = 0, 1, 2, 3
 
-# --- product rows ---------------------------------------------------------------------------------------------------
+# --- product rows, and categories' ----------------------------------------------------------------------------------
 PRODUCT_NEWEST, PRODUCT_PARTITION, PRODUCT_OFFSET, PRODUCT_HASH = 0, 1, 2, 3
 PRICES = 4  # sum of prices per day
 PRODUCT_LEVEL_MS = np.array([5 * MINUTE, 60 * MINUTE, DAY], np.int64)
@@ -76,7 +90,13 @@ PRODUCT_OFFSETS = np.concatenate([[0], np.cumsum(PRODUCT_LEVEL_TILES)]).astype(n
 PRODUCT_LEVELS = len(PRODUCT_LEVEL_MS)
 PRODUCT_TILES = int(PRODUCT_OFFSETS[-1])
 PRODUCT_DAYS = int(PRODUCT_LEVEL_TILES[-1])
-PRODUCT_WORDS = PRICES + PRODUCT_DAYS
+REGISTERS, REGISTER_BITS = 64, 4
+DAY_SKETCH = REGISTERS * REGISTER_BITS // 64
+"""Words of the sketch of a day's visitors, of which the standard error is 1.04 / sqrt(REGISTERS)."""
+SKETCH_DAYS = VISITOR_WINDOWS[-1].tiles + 2
+"""Those of the window, the day of a reader, which none of them is, and the next: the product's newest event's."""
+SKETCHES = PRICES + PRODUCT_DAYS
+PRODUCT_WORDS = SKETCHES + SKETCH_DAYS * DAY_SKETCH
 P_VIEW, P_CART, P_PURCHASE, P_PRICED = 0, 1, 2, 3
 LANES = 4
 PRODUCT_WINDOW_LEVEL = np.array([0, 1, 2, 2], np.int64)
@@ -117,6 +137,24 @@ def _columns(entity: str, aggregate: str, last: int, lanes: dict[str, int]) -> N
 USER_COUNTS = _columns("user", "count", PURCHASE, _KIND)
 USER_SUMS = _columns("user", "sum", PURCHASE, {})
 PRODUCT_COUNTS = _columns("product", "count", P_PURCHASE, _PRODUCT_LANE)
+PRODUCT_FIRST = int(PRODUCT_COUNTS[0, 2])
+"""The first of the product's columns, which lie together, the price ratio last."""
+
+
+def _shown(entity: Activity) -> NDArray[np.int64]:
+    """Return rows (place among a product's columns, column) of the features of `entity`, named as a product's are."""
+    return np.array(
+        [
+            (COLUMN[f"product_{feature.name.removeprefix(f'{entity}_')}"] - PRODUCT_FIRST, COLUMN[feature.name])
+            for feature in SCORE_SET
+            if feature.entity == entity
+        ],
+        np.int64,
+    )
+
+
+SHOWN: dict[Activity, NDArray[np.int64]] = {entity: _shown(entity) for entity in get_args(Activity)}
+"""What a vector shows of a row made of activity, (features, 2): the price ratio last."""
 
 _MINUTES = 24 * 60
 _ANGLE = 2 * math.pi

@@ -19,6 +19,7 @@ from features.layout import (
     ANONYMOUS,
     BLOCK,
     CART,
+    CATEGORY,
     COUNT,
     DISTINCT,
     FINEST_MS,
@@ -32,6 +33,7 @@ from features.layout import (
     KIND_MASK,
     KINDS,
     LAST_CART,
+    LAST_PRICE,
     LAST_PURCHASE,
     LAST_VIEW,
     LEVEL_MS,
@@ -40,10 +42,19 @@ from features.layout import (
     LEVELS,
     META,
     NONE,
+    PRICE_LEVEL,
+    PRICED_FROM,
+    PRICED_SUM,
+    PRICES_FROM,
+    PRICES_SUM,
     PURCHASE,
     SESSION_CARTS,
     SESSION_EVENTS,
+    SESSION_HIGHEST,
     SESSION_KEY,
+    SESSION_LOWEST,
+    SESSION_PRICED,
+    SESSION_PRICES,
     SESSION_START,
     SESSION_VIEWS,
     SPEND,
@@ -71,11 +82,11 @@ def clear(row):
 
 
 @helper
-def amount_of(kind, time, value, undo_time):
-    """Return the AMOUNT word: what a purchase is worth, or what a return takes back and from which tile."""
+def amount_of(kind, time, value, price, undo_time):
+    """Return the AMOUNT word: what a view shows, a purchase is worth, or a return takes back and from which tile."""
     value = min(max(value, -VALUE_LIMIT), VALUE_LIMIT)
     if kind < PURCHASE:
-        return np.int64(0)
+        return (min(price, VALUE_LIMIT) + 1) << 16 if kind == VIEW else np.int64(0)
     if kind == PURCHASE:
         return value << 16
     if undo_time <= 0:
@@ -127,7 +138,7 @@ def freshen(row, start):
 
 
 @helper
-def insert(row, time, session, kind, amount, product):
+def insert(row, time, session, kind, amount, product, category):
     """Put an event into the log behind all that are not stamped later, and return its place."""
     count = row[COUNT]
     at = count
@@ -136,6 +147,10 @@ def insert(row, time, session, kind, amount, product):
     for field in (TIME, KEY, AMOUNT, META):
         for j in range(count, at, -1):
             row[field + j] = row[field + j - 1]
+    categories = row[CATEGORY:].view(np.int32)
+    for j in range(count, at, -1):
+        categories[j] = categories[j - 1]
+    categories[at] = category
     row[COUNT] = count + 1
     row[TIME + at] = time
     row[AMOUNT + at] = amount
@@ -149,7 +164,7 @@ def insert(row, time, session, kind, amount, product):
 
 
 @helper
-def _flush_session(row, time, key, meta):
+def _flush_session(row, time, key, meta, price):
     """Add the event to the base's session; one of another session replaces it, unless it is stamped earlier."""
     if row[FLUSHED] >= 0 and key == row[SESSION_KEY]:
         row[SESSION_START] = min(row[SESSION_START], time)
@@ -157,6 +172,7 @@ def _flush_session(row, time, key, meta):
         row[SESSION_KEY] = key
         row[SESSION_START] = time
         row[SESSION_EVENTS] = row[SESSION_VIEWS] = row[SESSION_CARTS] = row[DISTINCT] = 0
+        row[SESSION_PRICED] = row[SESSION_PRICES] = row[SESSION_HIGHEST] = row[SESSION_LOWEST] = 0
         for j in range(TABLE, TIME):
             row[j] = 0
     else:
@@ -164,6 +180,11 @@ def _flush_session(row, time, key, meta):
     row[SESSION_EVENTS] += 1
     row[SESSION_VIEWS] += (meta & KIND_MASK) == VIEW
     row[SESSION_CARTS] += (meta & KIND_MASK) == CART
+    if price > 0:
+        row[SESSION_PRICED] += 1
+        row[SESSION_PRICES] += price - 1
+        row[SESSION_HIGHEST] = max(row[SESSION_HIGHEST], price)
+        row[SESSION_LOWEST] = min(row[SESSION_LOWEST], price) if row[SESSION_LOWEST] > 0 else price
     count = row[DISTINCT]
     if meta & FRESH and count < DISTINCT_LIMIT:
         row[TABLE + (count >> 1)] |= (meta >> 8) << ((count & 1) << 5)
@@ -210,6 +231,11 @@ def _flush_tiles(tiles, spend, totals, newest, scratch, time, kind, amount):
                 age = totals[LEVELS, INTEREST_AT] - tile
                 if 0 <= age < len(INTEREST_WEIGHTS):
                     totals[LEVELS, INTEREST_SUM] += INTEREST_WEIGHTS[age]
+            if level == PRICE_LEVEL and kind == VIEW and value > 0:
+                spend[at + PRICES_FROM] += value - 1
+                spend[at + PRICED_FROM] += 1
+                totals[LEVELS, PRICES_SUM] += value - 1
+                totals[LEVELS, PRICED_SUM] += 1
     if undo == 0:
         return
     tiles_of((time // FINEST_MS + 1 - undo) * FINEST_MS, scratch)
@@ -237,6 +263,10 @@ def _advance(tiles, spend, totals, before, newest):
             for lane in range(KINDS):
                 totals[level, lane] -= tiles[at, lane]
                 tiles[at, lane] = 0
+            if level == PRICE_LEVEL:
+                totals[LEVELS, PRICES_SUM] -= spend[at + PRICES_FROM]
+                totals[LEVELS, PRICED_SUM] -= spend[at + PRICED_FROM]
+                spend[at + PRICES_FROM] = spend[at + PRICED_FROM] = 0
         if level == INTEREST_LEVEL:
             totals[LEVELS, INTEREST_AT] = NONE
 
@@ -258,6 +288,9 @@ def total_block(tiles, spend, totals):
             totals[level, SPEND] += spend[at]
             for lane in range(KINDS):
                 totals[level, lane] += tiles[at, lane]
+            if level == PRICE_LEVEL:
+                totals[LEVELS, PRICES_SUM] += spend[at + PRICES_FROM]
+                totals[LEVELS, PRICED_SUM] += spend[at + PRICED_FROM]
 
 
 @helper
@@ -266,7 +299,8 @@ def flush(row, tiles, spend, totals, before, newest, scratch):
     time, key, amount, meta = row[TIME], row[KEY], row[AMOUNT], row[META]
     kind = meta & KIND_MASK
     flushed = row[FLUSHED]
-    _flush_session(row, time, key, meta)
+    price = amount >> 16 if kind == VIEW else np.int64(0)
+    _flush_session(row, time, key, meta, price)
     tiles_of(max(flushed, time), newest)
     if time > flushed:
         if flushed >= 0:
@@ -275,6 +309,8 @@ def flush(row, tiles, spend, totals, before, newest, scratch):
         row[FLUSHED] = time
     _flush_tiles(tiles, spend, totals, newest, scratch, time, kind, amount)
     if kind == VIEW:
+        if time >= row[LAST_VIEW]:
+            row[LAST_PRICE] = price if time > row[LAST_VIEW] else max(price, row[LAST_PRICE])
         row[LAST_VIEW] = max(row[LAST_VIEW], time)
     elif kind == CART:
         row[LAST_CART] = max(row[LAST_CART], time)
@@ -285,6 +321,10 @@ def flush(row, tiles, spend, totals, before, newest, scratch):
         for j in range(count):
             row[field + j] = row[field + j + 1]
         row[field + count] = 0
+    categories = row[CATEGORY:].view(np.int32)
+    for j in range(count):
+        categories[j] = categories[j + 1]
+    categories[count] = 0
     row[COUNT] = count
     if time < flushed:
         # it stood before events that do not follow it: what is fresh among them is to be found again

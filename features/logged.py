@@ -17,7 +17,7 @@ class LoggedEvent:
 
     `time` is its stamp (UTC ms), `session` the key of its session. `value_minor` is the money of a purchase, or what a
     return or cancellation takes back (minor units); `undo_time` the beginning (UTC ms) of the five minutes in which the
-    purchase that it takes back was made, 0 for none.
+    purchase that it takes back was made, 0 for none. `price_minor` is the price that a view showed, -1 for none.
     """
 
     time: int
@@ -25,6 +25,7 @@ class LoggedEvent:
     session: int
     value_minor: int
     undo_time: int
+    price_minor: int
 
 
 def logged_events(row: NDArray[np.int64]) -> list[LoggedEvent]:
@@ -36,4 +37,6 @@ def _event(row: NDArray[np.int64], at: int) -> LoggedEvent:
     time, key, amount, meta = (int(row[field + at]) for field in (TIME, KEY, AMOUNT, META))
     undo = amount & UNDO_MASK
     undo_time = (time // FINEST_MS + 1 - undo) * FINEST_MS if undo else 0
-    return LoggedEvent(time, EventKind(meta & KIND_MASK), key, amount >> 16, undo_time)
+    kind, money = EventKind(meta & KIND_MASK), amount >> 16
+    value, price = (money, -1) if kind >= EventKind.PURCHASE else (0, money - 1)
+    return LoggedEvent(time, kind, key, value, undo_time, price)

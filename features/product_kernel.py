@@ -1,4 +1,4 @@
-"""The kernels of products: activity into tiles, and the product's features as of a stamp.
+"""The kernels of products and categories: activity into tiles, and the features of a row as of a stamp.
 
 Tiles hold integers, so the order of activity does not matter. A reader sees finished tiles of five minutes only: what
 happened in the coarser tile that is still open is put together from the finer ones, so nothing stamped later counts.
@@ -17,6 +17,7 @@ from features.layout import (
     CANCEL,
     CART,
     COLUMN,
+    DAY_SKETCH,
     FINEST_MS,
     LANES,
     NONE,
@@ -29,6 +30,7 @@ from features.layout import (
     PRICES,
     PRODUCT_COUNTS,
     PRODUCT_DAYS,
+    PRODUCT_FIRST,
     PRODUCT_LEVEL_MS,
     PRODUCT_LEVEL_TILES,
     PRODUCT_LEVELS,
@@ -39,22 +41,25 @@ from features.layout import (
     PRODUCT_WINDOW_LEVEL,
     PRODUCT_WINDOW_TILES,
     PURCHASE,
+    SKETCH_DAYS,
+    SKETCHES,
     VIEW,
 )
-from features.sets import CONVERSION_PRIOR, VALUE_LIMIT
+from features.sets import CONVERSION_PRIOR, DAY, VALUE_LIMIT, VISITOR_WINDOWS
+from features.visitors import count_visitors, note_visitor
 
 _CONVERSION = COLUMN["product_conversion_30d"]
 _POPULARITY = COLUMN["product_popularity"]
 _RATIO = COLUMN["product_price_ratio"]
+_VISITORS_1D, _VISITORS_7D = (COLUMN[f"product_visitors_{window.name}"] for window in VISITOR_WINDOWS)
+_VISITORS_DAYS = VISITOR_WINDOWS[-1].tiles
 _ABOVE, _BELOW = CONVERSION_PRIOR
 _WINDOWS = len(PRODUCT_WINDOW_LEVEL)
 _DAYS = PRODUCT_LEVELS - 1
 _HISTORY = len(POPULARITY_WEIGHTS)
 
-FIRST_COLUMN = int(PRODUCT_COUNTS[0, 2])
-"""The first of the product's columns, which lie together, the price ratio last."""
-KEPT = _RATIO - FIRST_COLUMN + 1
-"""Columns kept per product; the last is the mean price, or 0."""
+KEPT = _RATIO - PRODUCT_FIRST + 1
+"""Columns kept per row; the last is the mean price, or 0."""
 
 
 @helper
@@ -70,12 +75,19 @@ def _advance(row, tiles, newest):
                 tiles[PRODUCT_OFFSETS[level] + at, lane] = 0
             if level == _DAYS:
                 row[PRICES + at] = 0
+    last = newest // DAY
+    for day in range(max(before // DAY + 1, last - SKETCH_DAYS + 1), last + 1):
+        at = SKETCHES + day % SKETCH_DAYS * DAY_SKETCH
+        row[at : at + DAY_SKETCH] = 0
     row[PRODUCT_NEWEST] = newest
 
 
 @kernel
-def apply_activity(rows, tiles, slots, kinds, times, prices, partition, offset):
-    """Apply activity rows to products and note (partition, offset) as the last to change them."""
+def apply_activity(rows, tiles, slots, kinds, times, prices, people, partition, offset):
+    """Apply activity rows to products and note (partition, offset) as the last to change them.
+
+    `people` (n,) are the visitors, 0 where unknown.
+    """
     for i in range(len(slots)):
         row, mine = rows[slots[i]], tiles[slots[i]]
         time, kind, price = times[i], kinds[i], prices[i]
@@ -104,6 +116,8 @@ def apply_activity(rows, tiles, slots, kinds, times, prices, partition, offset):
             if level == _DAYS and price >= 0 and kind <= PURCHASE:
                 mine[at, P_PRICED] += 1
                 row[PRICES + tile % length] += min(price, VALUE_LIMIT)
+        if lane == P_VIEW and people[i] > 0 and time // DAY > row[PRODUCT_NEWEST] // DAY - SKETCH_DAYS:
+            note_visitor(row, time, people[i])
 
 
 @helper
@@ -149,9 +163,9 @@ def _fill(row, tiles, time, open_, windows, kept):
         first = now - PRODUCT_WINDOW_TILES[w] + (0 if level == 0 else 1)
         _add(tiles, level, newest, first, now, windows[w])
     for i in range(len(PRODUCT_COUNTS)):
-        kept[PRODUCT_COUNTS[i, 2] - FIRST_COLUMN] = max(windows[PRODUCT_COUNTS[i, 0], PRODUCT_COUNTS[i, 1]], 0)
+        kept[PRODUCT_COUNTS[i, 2] - PRODUCT_FIRST] = max(windows[PRODUCT_COUNTS[i, 0], PRODUCT_COUNTS[i, 1]], 0)
     views, purchases = max(windows[_WINDOWS - 1, P_VIEW], 0), max(windows[_WINDOWS - 1, P_PURCHASE], 0)
-    kept[_CONVERSION - FIRST_COLUMN] = (purchases + _ABOVE) / (views + _BELOW)
+    kept[_CONVERSION - PRODUCT_FIRST] = (purchases + _ABOVE) / (views + _BELOW)
     today = time // PRODUCT_LEVEL_MS[_DAYS]
     popularity = open_[_DAYS, P_VIEW] * POPULARITY_WEIGHTS[0]
     total, priced = np.int64(0), np.int64(0)
@@ -161,16 +175,20 @@ def _fill(row, tiles, time, open_, windows, kept):
         popularity += POPULARITY_WEIGHTS[today - day] * tiles[PRODUCT_OFFSETS[_DAYS] + at, P_VIEW]
         total += row[PRICES + at]
         priced += tiles[PRODUCT_OFFSETS[_DAYS] + at, P_PRICED]
-    kept[_POPULARITY - FIRST_COLUMN] = popularity / ONE
-    kept[_RATIO - FIRST_COLUMN] = total / priced if priced > 0 else 0.0
+    kept[_VISITORS_1D - PRODUCT_FIRST] = count_visitors(row, newest, today - 1, today)
+    kept[_VISITORS_7D - PRODUCT_FIRST] = count_visitors(row, newest, today - _VISITORS_DAYS, today)
+    kept[_POPULARITY - PRODUCT_FIRST] = popularity / ONE
+    kept[_RATIO - PRODUCT_FIRST] = total / priced if priced > 0 else 0.0
 
 
 @kernel
-def product_features(rows, tiles, kept_at, kept, slots, times, prices, out, open_, windows):
-    """Write the product's features of each event; slot 0 is the product without history.
+def product_features(rows, tiles, kept_at, kept, slots, times, prices, shown, out, open_, windows):
+    """Write the product's features of each event that `shown` (see `features.layout.SHOWN`) lists.
 
-    `kept` (slots, KEPT) holds what was computed for the five minutes `kept_at` (slots,), NONE for nothing.
+    Slot 0 is the product without history. `kept` (slots, KEPT) holds what was computed for the five minutes `kept_at`
+    (slots,), NONE for nothing.
     """
+    ratio = len(shown) - 1
     for i in range(len(slots)):
         slot = slots[i]
         tile = times[i] // FINEST_MS
@@ -178,7 +196,7 @@ def product_features(rows, tiles, kept_at, kept, slots, times, prices, out, open
         if kept_at[slot] != tile:
             _fill(rows[slot], tiles[slot], times[i], open_, windows, mine)
             kept_at[slot] = tile
-        for j in range(KEPT - 1):
-            out[i, FIRST_COLUMN + j] = mine[j]
+        for j in range(ratio):
+            out[i, shown[j, 1]] = mine[shown[j, 0]]
         usual = mine[KEPT - 1]
-        out[i, _RATIO] = prices[i] / usual if prices[i] >= 0 and usual > 0.0 else 1.0
+        out[i, shown[ratio, 1]] = prices[i] / usual if prices[i] >= 0 and usual > 0.0 else 1.0

@@ -6,6 +6,8 @@
     8   byte                   ROW_VERSION
     9   varints                partition and offset of the activity record that changed the row last
     ..  tiles                  per level: how many; each: distance from the next newer, kinds, counts, sum of prices
+    ..  visitors               how many days; each: distance from the next newer, how many registers are not empty; each
+                               of these as a varint (rank - 1) << 6 | register, or all of them where that is shorter
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
@@ -14,8 +16,9 @@
 from __future__ import annotations
 
 from features.bytes import get_fixed, get_signed, get_varint, put_fixed, put_signed, put_varint
-from features.jit import kernel
+from features.jit import helper, kernel
 from features.layout import (
+    DAY_SKETCH,
     LANES,
     NONE,
     P_PRICED,
@@ -30,11 +33,76 @@ from features.layout import (
     PRODUCT_PARTITION,
     PRODUCT_TILES,
     PRODUCT_WORDS,
+    REGISTER_BITS,
+    REGISTERS,
+    SKETCH_DAYS,
+    SKETCHES,
 )
+from features.sets import DAY
+from features.visitors import HIGHEST, PER_WORD, empty_of, tally
 
-PRODUCT_ROW_VERSION = 1
-MAX_PRODUCT_ROW = 9 + 20 + PRODUCT_LEVELS + PRODUCT_TILES * (2 + 5 * LANES) + 10 * PRODUCT_WORDS
+PRODUCT_ROW_VERSION = 2
+MAX_PRODUCT_ROW = 9 + 20 + PRODUCT_LEVELS + PRODUCT_TILES * (2 + 5 * LANES) + 10 * PRODUCT_WORDS + 4 * SKETCH_DAYS
 """No packed row is longer than this many bytes."""
+_SPARSE = 24
+"""So many registers take fewer bytes one by one than all of them do: a little more than one each."""
+
+
+@helper
+def _pack_visitors(row, buffer, at):
+    last = row[PRODUCT_NEWEST] // DAY
+    head = at
+    at += 1
+    days, before = 0, last
+    for day in range(last, last - SKETCH_DAYS, -1):
+        place = SKETCHES + day % SKETCH_DAYS * DAY_SKETCH
+        some, total = 0, 0
+        for part in range(DAY_SKETCH):
+            some |= row[place + part]
+        if some == 0:
+            continue
+        for part in range(DAY_SKETCH):
+            total += tally(row[place + part])
+        count = REGISTERS - empty_of(total)
+        days += 1
+        at = put_varint(buffer, at, before - day)
+        before = day
+        buffer[at] = count
+        at += 1
+        for part in range(DAY_SKETCH):
+            word = row[place + part]
+            if count > _SPARSE:
+                at = put_fixed(buffer, at, word, 8)
+                continue
+            if word == 0:
+                continue
+            for register in range(part * PER_WORD, (part + 1) * PER_WORD):
+                rank = (word >> (register % PER_WORD * REGISTER_BITS)) & HIGHEST
+                if rank != 0:
+                    at = put_varint(buffer, at, (rank - 1) * REGISTERS + register)
+    buffer[head] = days
+    return at
+
+
+@helper
+def _unpack_visitors(buffer, at, end, row):
+    day = row[PRODUCT_NEWEST] // DAY
+    days, at = get_fixed(buffer, at, end, 1)
+    for _ in range(min(days, SKETCH_DAYS)):
+        step, at = get_varint(buffer, at, end)
+        day -= step
+        place = SKETCHES + day % SKETCH_DAYS * DAY_SKETCH
+        count, at = get_fixed(buffer, at, end, 1)
+        if count > _SPARSE:
+            for part in range(DAY_SKETCH):
+                row[place + part], at = get_fixed(buffer, at, end, 8)
+            continue
+        for _ in range(count):
+            value, at = get_varint(buffer, at, end)
+            register = value % REGISTERS
+            rank = min(value // REGISTERS + 1, HIGHEST)
+            row[place + register // PER_WORD] |= rank << (register % PER_WORD * REGISTER_BITS)
+    return at
 
 
 @kernel
@@ -73,6 +141,7 @@ def pack_products(rows, tiles, slots, buffer, ends):
                 if mine[place, P_PRICED] != 0:
                     at = put_varint(buffer, at, row[PRICES + tile % length])
             buffer[head] = count
+        at = _pack_visitors(row, buffer, at)
         ends[i] = at
 
 
@@ -110,6 +179,7 @@ def unpack_products(buffer, ends, slots, hashes, rows, tiles):
                         mine[place, lane], at = get_signed(buffer, at, end)
                 if mine[place, P_PRICED] != 0:
                     row[PRICES + tile % length], at = get_varint(buffer, at, end)
+        at = _unpack_visitors(buffer, at, end, row)
         if at != end:
             return i
         start = end

@@ -1,4 +1,4 @@
-"""Products' rows in memory: read by the scorer, written by the demand stage."""
+"""Products' and categories' rows in memory: read by the scorer, written by the demand stage."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from features.layout import (
     PRODUCT_PARTITION,
     PRODUCT_TILES,
     PRODUCT_WORDS,
+    SHOWN,
 )
 from features.packed import check, joined, split
 from features.product_kernel import KEPT, apply_activity, product_features
 from features.product_rows import MAX_PRODUCT_ROW, PRODUCT_ROW_VERSION, pack_products, unpack_products
-from features.sets import PRODUCT_WINDOWS, SCORE_FEATURES, SCORE_SET, memory_ms, schema_hash
+from features.sets import PRODUCT_WINDOWS, SCORE_FEATURES, Activity, memory_ms, schema_hash
 from features.slots import SlotMap, grown
 
 _HUGE = 1 << 53
+_VISITOR_MAX = (1 << 32) - 1
 
 
 class ProductTable:
-    """Slot arrays of products; slot 0 is the product without history, that of events without a product."""
+    """Slot arrays of products, or of categories; slot 0 is the one without history, that of events without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, entity: Activity = "product") -> None:
+        self.entity = entity
         self.slots = SlotMap(reserved=1)
         self.slots.of[None] = 0
         self.rows = np.zeros((64, PRODUCT_WORDS), np.int64)
@@ -43,7 +46,7 @@ class ProductTable:
         self.kept = np.zeros((64, KEPT), np.float64)
 
     def load(self, rows: Mapping[str, bytes | None]) -> dict[str, tuple[int, int] | None]:
-        """Take products in from their packed rows, replacing those that are there; None is a new one.
+        """Take rows in from their packed form, replacing those that are there; None is a new one.
 
         Return the version of each. Raises FeatureError for bytes that are no packed row.
         """
@@ -59,32 +62,33 @@ class ProductTable:
         buffer, ends = joined(rows)
         wrong = unpack_products(buffer, ends, slots, hash_texts(list(rows)), self.rows, self.tiles)
         if wrong >= 0:
-            raise FeatureError(f"row of product {list(rows)[wrong]!r}: not a packed row; rebuild it from the log")
+            raise FeatureError(f"row of {self.entity} {list(rows)[wrong]!r}: not a packed row; rebuild it from the log")
         versions = self.rows[slots, PRODUCT_PARTITION : PRODUCT_OFFSET + 1].tolist()
         return {
-            product: (partition, offset) if row is not None else None
-            for (product, row), (partition, offset) in zip(rows.items(), versions, strict=True)
+            key: (partition, offset) if row is not None else None
+            for (key, row), (partition, offset) in zip(rows.items(), versions, strict=True)
         }
 
     def features(
         self, slots: NDArray[np.int64], times: NDArray[np.int64], prices: NDArray[np.int64], out: NDArray[np.float64]
     ) -> None:
-        """Write the products' columns of the vectors `out` (n, features) of events on the products in `slots` (n,)."""
-        product_features(self.rows, self.tiles, self.kept_at, self.kept, slots, times, prices, out, *self._scratch)
+        """Write the columns of this entity of the vectors `out` (n, features) of events on those in `slots` (n,)."""
+        kept, shown = (self.kept_at, self.kept), SHOWN[self.entity]
+        product_features(self.rows, self.tiles, *kept, slots, times, prices, shown, out, *self._scratch)
 
-    def version(self, product: str) -> tuple[int, int] | None:
-        """Return (activity partition, offset) of the last record in the product's row, or None."""
-        slot = self.slots.of.get(product)
+    def version(self, key: str) -> tuple[int, int] | None:
+        """Return (activity partition, offset) of the last record in a row, or None."""
+        slot = self.slots.of.get(key)
         if slot is None or self.rows[slot, PRODUCT_NEWEST] == NONE:
             return None
         return int(self.rows[slot, PRODUCT_PARTITION]), int(self.rows[slot, PRODUCT_OFFSET])
 
     def evict(self, keep: int) -> list[str]:
-        """Forget clean products beyond `keep`, longest untouched first; return them."""
+        """Forget clean rows beyond `keep`, longest untouched first; return whose they were."""
         slots = self.slots.oldest_clean(keep + 1)
         gone = [self.slots.keys[slot] for slot in slots.tolist()]
         self.slots.release(slots)
-        return [product for product in gone if product is not None]
+        return [key for key in gone if key is not None]
 
     @property
     def memory_bytes(self) -> int:
@@ -93,24 +97,46 @@ class ProductTable:
         return self.slots.high * sum(array.nbytes // len(array) for array in arrays)
 
 
+class ReadTable(ProductTable):
+    """Rows that others write, and the version in which each was read last."""
+
+    def __init__(self, entity: Activity) -> None:
+        super().__init__(entity)
+        self._versions: dict[str, tuple[int, int] | None] = {}
+        self.version_of = self._versions.get
+        """Return (activity partition, offset) of the record that changed a row last; None: none did."""
+
+    def load(self, rows: Mapping[str, bytes | None]) -> dict[str, tuple[int, int] | None]:
+        """Take rows in, and note their versions."""
+        versions = super().load(rows)
+        self._versions |= versions
+        return versions
+
+    def evict(self, keep: int) -> list[str]:
+        """Forget rows beyond `keep`, and their versions."""
+        gone = super().evict(keep)
+        for key in gone:
+            del self._versions[key]
+        return gone
+
+
 class ProductFeatures:
-    """The demand stage's side of product features: activity in, packed rows out. Its order does not matter.
+    """The demand stage's side of what products and categories show: activity in, packed rows out, in any order.
 
     >>> products = ProductFeatures()
     >>> products.missing(["p1", "p1"])
     ['p1']
     >>> products.load("p1", None)
-    >>> products.apply(["p1"], [0], [1_700_000_000_000], [1], [0], [999], version=(3, 41))
+    >>> products.apply(["p1"], [0], [1_700_000_000_000], [999], [7], version=(3, 41))
     >>> list(products.drain()), products.version("p1")
     (['p1'], (3, 41))
     """
 
-    names = tuple(name for name, feature in zip(SCORE_FEATURES, SCORE_SET, strict=True) if feature.entity == "product")
     schema_hash = schema_hash()
     memory_ms = memory_ms()
 
-    def __init__(self) -> None:
-        self._table = ProductTable()
+    def __init__(self, entity: Activity = "product") -> None:
+        self._table = ProductTable(entity)
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Return the products that are not in memory, each once, sorted."""
@@ -129,7 +155,9 @@ class ProductFeatures:
         for product in rows:
             slot = slots.of.get(product)
             if slot is not None and slots.dirty[slot]:
-                raise FeatureError(f"product {product!r}: changed since the last drain; drain before loading")
+                raise FeatureError(
+                    f"{self._table.entity} {product!r}: changed since the last drain; drain before loading"
+                )
         self._table.load(rows)
 
     def apply(
@@ -137,15 +165,15 @@ class ProductFeatures:
         products: Sequence[str],
         kinds: Ints,
         times: Ints,
-        quantity: Ints,
-        value_minor: Ints,
         price: Ints,
+        visitor: Ints,
         version: tuple[int, int],
     ) -> None:
         """Apply the activity rows of the record at `version`, (activity partition, offset).
 
-        A return or cancellation takes one purchase from the tile of its own time. Nothing here counts `quantity` or
-        `value_minor`. Raises FeatureError, before anything changed, for a product that was not loaded.
+        `visitor` are the hashes of known users, see `features.hashing.visitors`, 0 where unknown; views count them.
+        A return or cancellation takes one purchase from the tile of its own time. Raises FeatureError, before anything
+        changed, for a product that was not loaded.
         """
         count = len(products)
         if count == 0:
@@ -154,11 +182,12 @@ class ProductFeatures:
         try:
             slots = np.fromiter(map(table.slots.of.__getitem__, products), np.int64, count)
         except KeyError as error:
-            raise FeatureError(f"product {error.args[0]!r}: not in memory; load it first") from None
+            raise FeatureError(f"{table.entity} {error.args[0]!r}: not in memory; load it first") from None
         codes = ints("kind", kinds, 0, KINDS - 1, count)
         stamps = ints("time", times, 0, TIME_END, count)
         prices = ints("price", price, -1, _HUGE, count)
-        apply_activity(table.rows, table.tiles, slots, codes, stamps, prices, version[0], version[1])
+        people = ints("visitor", visitor, 0, _VISITOR_MAX, count)
+        apply_activity(table.rows, table.tiles, slots, codes, stamps, prices, people, version[0], version[1])
         table.slots.dirty[slots] = True
         table.slots.touch(slots)
 
@@ -167,7 +196,7 @@ class ProductFeatures:
         return self._table.version(product)
 
     def vector(self, product: str, time: int) -> NDArray[np.float64]:
-        """Return a vector (features,) whose product columns are as of `time` (ms), the others 0."""
+        """Return a vector (features,) whose columns of this entity are as of `time` (ms), the others 0."""
         out: NDArray[np.float64] = np.zeros((1, len(SCORE_FEATURES)), np.float64)
         slot = np.array([self._table.slots.of[product]], np.int64)
         self._table.kept_at[slot] = NONE

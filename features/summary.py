@@ -11,7 +11,7 @@ from features.engine import ScoreFeatures
 from features.layout import FINEST_MS, PRODUCT_LEVEL_TILES, PRODUCT_WINDOW_TILES
 from features.logged import LoggedEvent
 from features.products import ProductFeatures
-from features.sets import SCORE_SET
+from features.sets import SCORE_SET, USER_ENTITIES, Activity, Entity
 
 PRODUCT_BEHIND_MS = int(PRODUCT_LEVEL_TILES[0] - PRODUCT_WINDOW_TILES[0] - 1) * FINEST_MS
 """So far behind the five minutes of its newest event a product's row still tells all of its features (ms)."""
@@ -29,8 +29,9 @@ class NotTold(FeatureError):
 class UserRow:
     """What a user's row says as of one event of its log.
 
-    `as_of` is that event's stamp (UTC ms), `features` the user's and its session's by name. `log` holds the last events
-    up to it by stamp, the last `in_session` of which are its session; `later` more are stamped after it.
+    `as_of` is that event's stamp (UTC ms), `features` the user's and its session's by name, the price ratio that of no
+    price; what is told of the last events looks no further back than the log. `log` holds the last events up to it by
+    stamp, the last `in_session` of which are its session; `later` more are stamped after it.
     """
 
     as_of: int
@@ -42,7 +43,7 @@ class UserRow:
 
 @dataclass(frozen=True, slots=True)
 class ProductRow:
-    """What a product's row says as of a time: `as_of` (UTC ms), and the product's `features` by name.
+    """What a product's or a category's row says as of a time: `as_of` (UTC ms), and its `features` by name.
 
     The price ratio is that of no price. `version` is (activity partition, offset) of the record that changed the row
     last.
@@ -75,7 +76,7 @@ def read_user(packed: bytes, time: int | None = None) -> UserRow:
     if not told:
         raise NotTold(log[0].time, time or 0)
     session = next((i for i, event in enumerate(reversed(told)) if event.session != told[-1].session), len(told))
-    values = _named(features.logged_vector("", len(told) - 1), ("user", "session"))
+    values = _named(features.logged_vector("", len(told) - 1), USER_ENTITIES)
     return UserRow(told[-1].time, values, tuple(told), session, len(log) - len(told))
 
 
@@ -87,19 +88,35 @@ def read_product(packed: bytes, time: int | None = None) -> ProductRow:
 
     >>> products = ProductFeatures()
     >>> products.load("p1", None)
-    >>> products.apply(["p1"], [0], [1_700_000_000_000], [1], [0], [999], version=(3, 41))
+    >>> products.apply(["p1"], [0], [1_700_000_000_000], [999], [7], version=(3, 41))
     >>> row = read_product(products.drain()["p1"])
     >>> row.features["product_views_1h"], row.version
     (1.0, (3, 41))
     """
-    products = ProductFeatures()
+    return _read("product", packed, time)
+
+
+def read_category(packed: bytes, time: int | None = None) -> ProductRow:
+    """Return what a category's packed row says; see `read_product`.
+
+    >>> categories = ProductFeatures("category")
+    >>> categories.load("mugs", None)
+    >>> categories.apply(["mugs"], [0], [1_700_000_000_000], [999], [0], version=(3, 41))
+    >>> read_category(categories.drain()["mugs"]).features["category_views_1h"]
+    1.0
+    """
+    return _read("category", packed, time)
+
+
+def _read(entity: Activity, packed: bytes, time: int | None) -> ProductRow:
+    products = ProductFeatures(entity)
     products.load("", packed)
     newest = int.from_bytes(packed[:8], "little", signed=True) // FINEST_MS
     first = newest * FINEST_MS - PRODUCT_BEHIND_MS
     as_of = (newest + 1) * FINEST_MS if time is None else time
     if as_of < first:
         raise NotTold(first, as_of)
-    return ProductRow(as_of, _named(products.vector("", as_of), ("product",)), products.version(""))
+    return ProductRow(as_of, _named(products.vector("", as_of), (entity,)), products.version(""))
 
 
 def user_summary(packed: bytes) -> dict[str, float]:
@@ -118,7 +135,7 @@ def product_summary(packed: bytes, time: int) -> dict[str, float]:
     return read_product(packed, time).features
 
 
-def _named(vector: np.ndarray[tuple[int], np.dtype[np.float64]], entities: tuple[str, ...]) -> dict[str, float]:
+def _named(vector: np.ndarray[tuple[int], np.dtype[np.float64]], entities: tuple[Entity, ...]) -> dict[str, float]:
     return {
         feature.name: value
         for feature, value in zip(SCORE_SET, vector.tolist(), strict=True)

@@ -25,11 +25,30 @@ SEASON = {"H": 168, "D": 7, "W": 52}
 CONTEXT = {"H": 336, "D": 56, "W": 60}
 """Past buckets the sequence model looks at by default."""
 
+MEMORY = 56
+"""Buckets of history that a seasonal forecast uses, or two seasons if that is more: see `memory`."""
+
 CALENDAR_COLUMNS = 12
 """Width of `calendar`; columns that a frequency has no use for are zero."""
 
 _EPOCH = date(1970, 1, 1).toordinal()  # a Thursday
 _HOUR_MS = 3_600_000
+
+
+def memory(season: int) -> int:
+    """Return how many buckets of history a seasonal forecast uses; with fewer than two seasons there is no season."""
+    return max(MEMORY, 2 * season)
+
+
+def kept_buckets(freq: Freq) -> int:
+    """Return how many closed buckets a series remembers: the longest memory of the models that forecast from it.
+
+    A demand worker keeps as many, and whatever is compared with the seasonal forecast gives it no more.
+
+    >>> {freq: kept_buckets(freq) for freq in ("H", "D", "W")}
+    {'H': 336, 'D': 56, 'W': 104}
+    """
+    return max(memory(SEASON[freq]), CONTEXT[freq])
 
 
 def bucket_index(starts_ms: Iterable[int], freq: Freq, timezone: str) -> Ints:

@@ -34,7 +34,7 @@ MODEL: Final = "purchase"
 
 PRIOR_PROBABILITY: Final = 0.05
 _FIRST_VERSION: Final = 64
-STATE_FORMAT: Final = 2
+STATE_FORMAT: Final = 3
 
 
 class LearnerStateError(ValueError):
@@ -54,6 +54,7 @@ class PurchaseLearner:
     """Learns P(order within the horizon) from the examples log.
 
     `features` and `schema_hash` name the layout of the vectors; examples of another layout are refused and counted.
+    `max_pending` bounds the examples in memory: where the clock then wants a message again, it must be recalled.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PurchaseLearner:
         lateness_ms: int,
         corrections_ms: int = DAY_MS,
         publish_every: int = 1_000,
+        max_pending: int | None = None,
     ) -> None:
         if publish_every < 1:
             raise ValueError(f"learner: publish_every {publish_every}; at least 1 expected")
@@ -72,8 +74,8 @@ class PurchaseLearner:
         self.schema_hash = schema_hash
         self.publish_every = publish_every
         self.progress = Progress()
-        self._clock_settings = (horizon_ms, lateness_ms, corrections_ms)
-        self.clock = LabelClock(*self._clock_settings)
+        self._clock_settings = (horizon_ms, lateness_ms, corrections_ms, max_pending)
+        self.clock = self._clock()
         self._scaler = Scaler.of(len(self.features))
         self._regression = _regression(self.progress)
 
@@ -217,9 +219,9 @@ class PurchaseLearner:
         theirs = (saved.format, saved.schema_hash, saved.features, saved.clock)
         if theirs != (STATE_FORMAT, self.schema_hash, self.features, self._clock_settings):
             raise LearnerStateError(
-                f"learner state: format {saved.format}, features {saved.schema_hash}, (horizon, lateness, corrections) "
-                f"{saved.clock} ms; this learner: {STATE_FORMAT}, {self.schema_hash}, {self._clock_settings}; delete "
-                "the state to learn again from the log"
+                f"learner state: format {saved.format}, features {saved.schema_hash}, (horizon, lateness, corrections; "
+                f"pending) {saved.clock}; this learner: {STATE_FORMAT}, {self.schema_hash}, {self._clock_settings}; "
+                "delete the state to learn again from the log"
             )
         self.progress = saved.progress
         self._scaler = Scaler(saved.count, np.array(saved.mean), np.array(saved.variance))
@@ -228,7 +230,11 @@ class PurchaseLearner:
         self._regression.optimizer.n_iterations = saved.steps
         # River has no public way to set weights; assigning this one attribute is checked by the restart test.
         self._regression._weights = VectorDict(dict(zip(self.features, saved.weights, strict=True)))
-        self.clock = LabelClock(*self._clock_settings, frontier=saved.frontier, origin=saved.origin)
+        self.clock = self._clock(saved.frontier, saved.origin)
+
+    def _clock(self, frontier: Frontier | None = None, origin: int | None = None) -> LabelClock:
+        horizon_ms, lateness_ms, corrections_ms, max_pending = self._clock_settings
+        return LabelClock(horizon_ms, lateness_ms, corrections_ms, frontier, origin, max_pending)
 
     def _weights(self) -> list[float]:
         weights = self._regression.weights
@@ -305,7 +311,7 @@ class _State(msgspec.Struct):
     format: int
     schema_hash: str
     features: tuple[str, ...]
-    clock: tuple[int, int, int]
+    clock: tuple[int, int, int, int | None]
     count: int
     mean: list[float]
     variance: list[float]

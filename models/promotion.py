@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from models import evaluation, seasonal
-from models.buckets import Ints
+from models.buckets import Ints, kept_buckets
 from models.samples import Samples
 from models.sequence import History, SequenceForecaster
 from models.training import Trained
@@ -66,7 +66,7 @@ def backtest(
     if champion is not None:
         wql_champion = evaluation.wql(actual, champion.forecast(before)[1], champion.spec.quantiles)
 
-    kept = seasonal.kept_buckets(spec.freq)
+    kept = kept_buckets(spec.freq)
     base_mean, base_quantiles = np.empty_like(mean), np.empty_like(quantiles)
     for n, s in enumerate(series):
         quantity = past.quantity[s, -kept:]

@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 from river import time_series
 
-from models.buckets import CONTEXT, SEASON, Freq
+from models.buckets import memory
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
@@ -30,31 +30,12 @@ _Ints = NDArray[np.int64]
 QUANTILES: Final = (0.025, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.975)
 """Levels of the quantiles: the intervals of 95% and 80%, and every decile."""
 
-MEMORY: Final = 56
-"""Buckets of history that a forecast uses, or two seasons if that is more: see `memory`."""
-
 _PRIOR_CLOSED = 0.1
 _SEASON_PSEUDO = 8  # observations' worth of a flat profile
 _SEASON_GAIN = 0.05  # share of squared error a profile must save
 _SAME_PLACE = 0.25  # share of weight that goes to the step's own place in the season
 _LEVEL_TRUST = 0.5
 _GUESS = 2  # observations' worth of the first guess of a series' spread
-
-
-def memory(season: int) -> int:
-    """Return how many buckets of history a forecast uses; with fewer than two seasons there is no season."""
-    return max(MEMORY, 2 * season)
-
-
-def kept_buckets(freq: Freq) -> int:
-    """Return how many closed buckets a series remembers: the longest memory of the models that forecast from it.
-
-    A demand worker keeps as many, and whatever is compared with the seasonal forecast gives it no more.
-
-    >>> {freq: kept_buckets(freq) for freq in ("H", "D", "W")}
-    {'H': 336, 'D': 56, 'W': 104}
-    """
-    return max(memory(SEASON[freq]), CONTEXT[freq])
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     product_id: Id | None = None
     unit_price: Natural | None = None
     covariates: Annotated[dict[Id, Finite], Meta(max_length=MAX_COVARIATES)] = {}
+    currency: Currency | None = None
 
 
 class Marker(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -180,7 +181,10 @@ def decode_catalog(data: bytes, max_bytes: int = MAX_BYTES) -> Catalog:
 
 def decode_plan(data: bytes, max_bytes: int = MAX_BYTES) -> Plan:
     """Decode a plan entry, or raise DecodeError."""
-    return _decode(data, Plan, _decode_plan, max_bytes)
+    entry = _decode(data, Plan, _decode_plan, max_bytes)
+    if entry.currency is not None:
+        _check_currency(entry.currency)
+    return entry
 
 
 def decode_marker(data: bytes, max_bytes: int = MAX_BYTES) -> Marker:

@@ -145,7 +145,8 @@ class PlanEntry(Contract):
     event_id: Id = Field(description="unique; a repeated id counts once")
     product_id: Id | None = Field(None, description="the product; null: all of them")
     time: Time = Field(description="valid from: UTC ms since 1970, or RFC 3339 with an offset")
-    unit_price: Natural | None = Field(None, description="planned price of one piece, in minor units")
+    unit_price: Natural | None = Field(None, description="planned price of one piece, in minor units of `currency`")
+    currency: Currency | None = Field(None, description=_CURRENCY)
     covariates: dict[Id, Finite] = Field(
         default_factory=dict, max_length=MAX_COVARIATES, description="named numbers, such as promotion = 1"
     )

@@ -44,7 +44,8 @@ class ActivityRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     `kind` is an EventKind, `time` in UTC ms. `quantity` and `value_minor` (the line's total in minor units, 0 where
     unknown) are signed: what returns and cancellations take back is negative. `price` is per unit, -1 where unknown.
     `at` is the event time it was said at where that is after `time` (a cancellation bears the time of the purchase that
-    it undoes), else 0.
+    it undoes), else 0. `visitor` is a hash of the user's id, of 32 bits, in a view by a known user, else 0: who
+    views can be counted, and is not named.
     """
 
     product_id: Id
@@ -56,6 +57,16 @@ class ActivityRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     price: Annotated[int, Meta(ge=-1, le=MAX_INT)]
     known_user: bool
     at: Millis = 0
+    visitor: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
+
+
+class CategoryRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What one event did to the category that it names; `kind`, `time` and `price` are those of an ActivityRow."""
+
+    category_id: Id
+    kind: Annotated[int, Meta(ge=0, le=7)]
+    time: Millis
+    price: Annotated[int, Meta(ge=-1, le=MAX_INT)]
 
 
 class ActivityBatch(msgspec.Struct, frozen=True, gc=False):
@@ -65,14 +76,16 @@ class ActivityBatch(msgspec.Struct, frozen=True, gc=False):
     tasks: Offset
     watermark: Watermark | None
     rows: list[ActivityRow]
+    categories: list[CategoryRow] = []
 
 
 class Example(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A vector as it was served, with all that is needed to compute it again.
 
     `id` is the prediction's; `as_of` in UTC ms; `vector` F little-endian float64; `offsets` the next offsets of clicks
-    and orders after the event was applied; `product_version` the (activity partition, offset) of the product row that
-    was used; `model` is "name:version".
+    and orders after the event was applied; `product_version` and `category_version` the (activity partition, offset) of
+    the product's and the category's row that was used; `model` is "name:version"; `facts` the next offsets of catalog
+    and plan when the vector was made.
     """
 
     id: str
@@ -83,6 +96,8 @@ class Example(msgspec.Struct, frozen=True, gc=False, array_like=True):
     product_version: tuple[Offset, Offset] | None
     probability: Annotated[float, Meta(ge=0.0, le=1.0)]
     model: str
+    facts: tuple[Offset, Offset] = (0, 0)
+    category_version: tuple[Offset, Offset] | None = None
 
 
 OutcomeKind = Literal["order", "cancel", "session_end"]

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args, get_type_hints
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas.outputs import DeadLetter, decode_dead_letter
 from schemas.wire import DecodeError
 from streams import kafka
 from streams.errors import ConfigurationError, TidecastError, TopicsError
+from streams.producing import transactional_producer
 from streams.records import CATALOG, CLICKSTREAM, DEADLETTERS, ORDERS, PLAN, REDRIVE_HEADER
 from streams.settings import Settings
 
@@ -58,17 +60,12 @@ def redrive(
 
     Returns counts. Raises Fenced where another redrive began meanwhile, TidecastError where Kafka does not answer.
     """
-    producer = None
-    if not dry_run:
-        producer = Producer(
-            kafka.producer_config(settings, transactional_id=f"{settings.kafka.prefix}tidecast.redrive")
-        )
     sent: dict[str, int] = {}
     kept = 0
     try:
-        if producer is not None:
-            # Also settles what a killed redrive left open, before its offsets are asked for.
-            producer.init_transactions(_TIMEOUT_S)
+        _count(kafka.admin(settings), settings)
+        # Also settles what a killed redrive left open, before its offsets are asked for.
+        producer = None if dry_run else transactional_producer(settings, "tidecast.redrive")
         for reason in reasons:
             one = _Redrive(settings, reason, producer, refused)
             one.run()
@@ -76,6 +73,8 @@ def redrive(
                 sent[topic] = sent.get(topic, 0) + count
             kept += one.refused
     except KafkaException as error:
+        if error.args[0].code() == KafkaError._INVALID_ARG:
+            raise  # a setting that the client refuses
         kafka.raise_typed(error)
         raise TidecastError(f"redrive: Kafka: {error.args[0].str()}") from error
     return {"redriven": sum(sent.values()), "topics": sent, "refused": kept, "dry_run": dry_run}
@@ -172,10 +171,15 @@ class _Redrive:
 
 def _partitions(consumer: Consumer, settings: Settings) -> list[TopicPartition]:
     topic = settings.kafka.prefix + DEADLETTERS
-    count = kafka.partition_counts(consumer).get(topic)
+    return [TopicPartition(topic, partition) for partition in range(_count(consumer, settings))]
+
+
+def _count(client: AdminClient | Consumer, settings: Settings) -> int:
+    topic = settings.kafka.prefix + DEADLETTERS
+    count = kafka.partition_counts(client).get(topic)
     if count is None:
         raise TopicsError(f"topics are missing: {topic}; run 'tidecast topics create'")
-    return [TopicPartition(topic, partition) for partition in range(count)]
+    return count
 
 
 def _until_end(consumer: Consumer, starts: Sequence[TopicPartition]) -> Iterator[Message]:

@@ -14,12 +14,16 @@ from zlib import crc32
 from schemas.codec import DecodeError
 from streams.records import MARKER_HEADER, Headers, Input, Output, Record
 from streams.runtime.assignment import open_task
+from streams.runtime.keeping import fetch, keep
 from streams.runtime.recovery import Committed
 from streams.runtime.task import Batch, Task, dead_letter
 from streams.settings import Settings
 from streams.store import MemoryStore
 from streams.topics import wanted
 from streams.topologies.stage import Rejected, Stage
+
+_RECALLED = 16
+"""Records read again at a time."""
 
 
 class MemoryLog:
@@ -179,16 +183,8 @@ class TopologyDriver:
     def checkpoint(self, stage: str) -> None:
         """Write a checkpoint of every task of a stage that has something new."""
         for task in self._tasks[stage]:
-            if task.changed() and not task.recovering:
-                period = task.expiry_period()
-                if period is not None and task.watermark is not None:
-                    old, looked_at = self.store.old_keys(
-                        task.name, period, task.watermark - task.stage.memory_ms, 10_000
-                    )
-                    task.expire(period, old, looked_at, complete=looked_at < 10_000)
-                checkpoint = task.checkpoint()
-                self.store.checkpoint(task.name, checkpoint)
-                task.written(checkpoint)
+            if task.changed():
+                keep(self.store, task, self.settings.runtime.cache_max_rows, 10_000)
 
     def crash(self, stage: str) -> None:
         """Drop all memory of a stage and recover from checkpoint, committed offsets and log."""
@@ -237,16 +233,15 @@ class TopologyDriver:
         while (batch := task.take(self.settings.runtime.batch_max_events)) is not None:
             self._fetch(task, batch)
             outputs = task.step(batch, self.now_ms)
+            while (wanted := task.wants()) is not None:
+                outputs.extend(task.recall(self.log.read(*wanted)[:_RECALLED], batch, self.now_ms))
             if not batch.silent:
                 self._commit(stage, task, outputs)
             worked = True
         return worked
 
     def _fetch(self, task: Task, batch: Batch) -> None:
-        keys = task.missing(batch)
-        if keys:
-            _, rows = self.store.read(task.name, keys)
-            task.load(dict(zip(keys, rows, strict=True)))
+        fetch(self.store, task, batch)
         if not batch.silent:
             for other, wanted_keys in task.state.foreign(batch.events, self.now_ms, refresh=True).items():
                 _, rows = self.store.read(other, wanted_keys)
@@ -268,7 +263,9 @@ class TopologyDriver:
 
     def _forget(self) -> None:
         floors: dict[Input, int] = {}
-        for (_, input_), fed in self._fed.items():
-            floors[input_] = min(fed, floors.get(input_, fed))
+        for tasks in self._tasks.values():
+            for task in tasks:
+                for input_, needed in task.needs_from().items():
+                    floors[input_] = min(needed, floors.get(input_, needed))
         for input_, offset in floors.items():
             self.log.forget(input_, offset)

@@ -13,6 +13,8 @@ Not:
 
 - a transaction whose producer is gone stays open for ever (no timeout) and holds ``read_committed`` readers back, until
   a producer initialises the same transactional id;
+- an aborted transaction hides all that its producer id writes later from `read_committed` readers that begin behind it
+  (who reads over its end sees everything), so workers take a new id after each abort (``kafka.renew_producers``);
 - offsets from an old generation are accepted: a zombie is not fenced, so it runs one worker per role;
 - a killed member without ``group.instance.id`` is never expired, its partitions are read by nobody; a static member
   stays in its group after close(), so such a group's offsets cannot be altered and it cannot be deleted;

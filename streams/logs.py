@@ -14,13 +14,15 @@ from confluent_kafka import Consumer
 from streams import kafka
 from streams.driver import TopologyDriver
 from streams.errors import TopicsError
-from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, ORDERS, Input, Record
+from streams.records import ACTIVITY, CATALOG, CLICKSTREAM, EXAMPLES, ORDERS, PLAN, Input, Record
 from streams.runtime.assignment import committed_offsets
 from streams.settings import Settings
 from streams.topologies.layout import SCORE_STAGE
 
 TOPICS = (EXAMPLES, ACTIVITY, CLICKSTREAM, ORDERS)
-"""What a verification reads."""
+"""What a verification reads, all with one number of partitions."""
+FACTS = (CATALOG, PLAN)
+"""What it reads besides: a partition each."""
 _QUEUE_KB = 8_192
 
 
@@ -61,6 +63,7 @@ class RecordedTopics:
     def of(cls, driver: TopologyDriver) -> RecordedTopics:
         """Return what a driver's topics hold, and how far its score stage has come."""
         inputs = [Input(topic, partition) for topic in TOPICS for partition in range(driver.partitions)]
+        inputs += [Input(topic, 0) for topic in FACTS]
         records = {input_: list(driver.log.read(input_, 0)) for input_ in inputs}
         scored = {input_: one.offset for (stage, input_), one in driver.committed.items() if stage == SCORE_STAGE}
         return cls(records, scored)
@@ -93,7 +96,7 @@ class KafkaTopics:
         group = Consumer(kafka.consumer_config(settings, f"tidecast.{SCORE_STAGE}"))
         try:
             counts = kafka.partition_counts(group)
-            missing = [prefix + topic for topic in topics if prefix + topic not in counts]
+            missing = [prefix + topic for topic in (*topics, *FACTS) if prefix + topic not in counts]
             if missing:
                 raise TopicsError(f"topics are missing: {', '.join(missing)}; run 'tidecast topics create'")
             if len({counts[prefix + topic] for topic in topics}) != 1:
@@ -104,7 +107,7 @@ class KafkaTopics:
             self._scored = {i: one.offset for i, one in committed_offsets(group, prefix, inputs).items()}
         finally:
             group.close()
-        self._bounds = kafka.held(settings, topics)
+        self._bounds = kafka.held(settings, (*topics, *FACTS))
 
     def scored(self, input_: Input) -> int | None:
         """Next offset that score had committed when reading began."""

@@ -19,6 +19,7 @@ from streams.runtime.checkpoint import Header, decode_header
 from streams.runtime.recovery import Committed, plan
 from streams.runtime.task import store_name
 from streams.settings import Settings
+from streams.shown import iso
 from streams.store import RedisStore
 from streams.topologies.stage import Stage
 
@@ -34,6 +35,11 @@ class Place:
     name: str
 
     @classmethod
+    def of(cls, stage: Stage, number: int) -> Place:
+        """Return a task of a stage, under the name of this version's layout."""
+        return cls(stage, number, store_name(stage, number))
+
+    @classmethod
     def parse(cls, text: str, settings: Settings) -> Place:
         """Read ``score-3`` or ``score.1a2b3c-3``. Raises ConfigurationError."""
         match = _NAME.fullmatch(text)
@@ -41,7 +47,7 @@ class Place:
             raise ConfigurationError(f"task {text!r}: the form is STAGE-NUMBER, as in score-3")
         stage = stage_of(match["stage"], settings)
         number = int(match["number"])
-        return cls(stage, number, text if match["layout"] else store_name(stage, number))
+        return cls(stage, number, text) if match["layout"] else cls.of(stage, number)
 
     def inputs(self, counts: dict[str, int], prefix: str) -> list[Input]:
         """Return the inputs of the task. Raises TopicsError where they are missing, or the task is."""
@@ -108,8 +114,8 @@ class Found:
         lines = [f"{self.name}: {self.keys} keys in the store"]
         if header is not None:
             lines.append(
-                f"checkpoint {header.sequence} of epoch {header.epoch}, clock {header.clock}, "
-                f"watermark {header.watermark}"
+                f"checkpoint {header.sequence} of epoch {header.epoch}, clock {_time(header.clock)}, "
+                f"watermark {_time(header.watermark)}"
             )
         else:
             lines.append(self.header_problem or "no checkpoint")
@@ -120,6 +126,21 @@ class Found:
                 said += ", which is not in the log"
             lines.append(f"{input_}: checkpoint {offsets.get(input_, '–')}, {said}, log {low} to {high}")
         return [*lines, f"next start: {self.verdict}"]
+
+
+def _time(at_ms: int | None) -> str:
+    return "–" if at_ms is None else iso(at_ms)
+
+
+def stored(settings: Settings) -> list[tuple[str, bool]]:
+    """Return the names of all tasks that have a checkpoint, and whether this version, so configured, reads it."""
+    store = RedisStore.connect(settings)
+    try:
+        found = {stage: store.tasks(stage) for stage in ("score", "demand", "learn")}
+    finally:
+        store.close()
+    layouts = {stage: stage_of(stage, settings).layout for stage in found}
+    return [(name, name.rpartition("-")[0] == f"{stage}.{layouts[stage]}") for stage in found for name in found[stage]]
 
 
 def inspect(place: Place, settings: Settings) -> Found:

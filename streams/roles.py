@@ -49,6 +49,9 @@ def run_role(role: str, settings: Settings) -> int:
         from streams.control.worker import run_control
 
         return run_control(settings)
+    # What is built before the work begins lives for good: the collector would walk it again and again, now and later.
+    gc.disable()
+    from streams import kernels
     from streams.runtime.worker import Worker
     from streams.store import RedisStore
     from streams.telemetry import Telemetry, serve
@@ -61,15 +64,15 @@ def run_role(role: str, settings: Settings) -> int:
     store = RedisStore.connect(settings)
     worker = Worker(stage_of(role, settings), settings, store, telemetry, wall_ms)
     on_stop(worker.stop)
+    worker.settle()
     if role in KERNEL_ROLES:
-        from models.kernels import warm_up
-
         # Before it joins its group: where no compiled kernel is cached, this takes longer than a session may.
         telemetry.set_ready("compiling kernels")
-        warm_up()
-    # What was built so far lives for good: keep the collector from walking it again and again.
+        logging.getLogger("tidecast").info("compiling kernels, or loading them")
+        kernels.load(role)
     gc.collect()
     gc.freeze()
+    gc.enable()
     try:
         worker.run()
     except TidecastError as error:

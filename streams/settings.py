@@ -7,12 +7,23 @@ environment: ``TIDECAST_KAFKA__BOOTSTRAP_SERVERS`` is ``kafka.bootstrap_servers`
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from streams.errors import ConfigurationError
@@ -20,6 +31,31 @@ from streams.errors import ConfigurationError
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _read_currency(value: object) -> str:
+    if not isinstance(value, str) or re.fullmatch("[A-Z]{3}", value) is None:
+        raise ValueError("must be an ISO 4217 code such as EUR")
+    return value
+
+
+def _read_rate(value: object) -> Decimal:
+    # Through the text: 0.1 of a file is a tenth, not the float nearest to it.
+    try:
+        rate = Decimal("nan" if isinstance(value, bool) else str(value))
+    except ArithmeticError:
+        rate = Decimal("nan")
+    if not rate.is_finite() or not _LEAST_RATE <= rate <= 1 / _LEAST_RATE or len(rate.as_tuple().digits) > _RATE_DIGITS:
+        raise ValueError(
+            f"must be a number above 0 such as 1.17 (from {_LEAST_RATE} to its inverse, at most {_RATE_DIGITS} digits)"
+        )
+    return rate
+
+
+_LEAST_RATE = Decimal("1e-12")
+_RATE_DIGITS = 30
+Currency = Annotated[str, BeforeValidator(_read_currency)]
+Rate = Annotated[Decimal, BeforeValidator(_read_rate)]
 
 
 class KafkaSettings(_Section):
@@ -43,6 +79,10 @@ class KafkaSettings(_Section):
         le=1_000,
         description="leave a partition alone so long at its end; for a broker that makes no fetch wait",
     )
+    renew_producers: bool = Field(
+        False,
+        description="a new transactional id after each abort; for a broker that hides what the old one writes next",
+    )
     prefix: str = Field("", max_length=50, description="put before the names of all topics and groups")
 
 
@@ -64,10 +104,34 @@ class TimeSettings(_Section):
 
 
 class ShopSettings(_Section):
-    """The shop's own calendar."""
+    """The shop's own calendar, and the currency that it counts in."""
 
     timezone: str = "UTC"
     country: str | None = Field(None, description="its public holidays: a country such as DE, or a part such as DE-BY")
+    currency: Currency | None = Field(
+        None, description="prices of events in another one are converted; none: all amounts are taken as they are"
+    )
+    rates: dict[Currency, Rate] = Field(
+        default_factory=dict, description="how many units of shop.currency one unit of another currency is worth"
+    )
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        # Names that come from the environment are in small letters; as everywhere, they win over the file's.
+        if not isinstance(value, dict):
+            return value
+        small = {name for name in value if isinstance(name, str) and name.islower()}
+        given = {name: rate for name, rate in value.items() if name not in small}
+        return given | {name.upper(): value[name] for name in small}
+
+    @model_validator(mode="after")
+    def _one_currency(self) -> Self:
+        if self.rates and self.currency is None:
+            raise ValueError("rates need shop.currency, in which they are; set it")
+        if self.currency is not None and self.rates.get(self.currency, Decimal(1)) != 1:
+            raise ValueError(f"rates.{self.currency} must be 1, or left out: it is shop.currency itself")
+        return self
 
     @field_validator("country")
     @classmethod
@@ -92,7 +156,9 @@ class ScoreSettings(_Section):
     """The score stage."""
 
     horizon_s: int = Field(3_600, ge=60, le=90 * 86_400, description="a purchase within this time after the click")
-    product_staleness_ms: int = Field(1_000, ge=0, le=600_000, description="product rows are re-read after this")
+    product_staleness_ms: int = Field(
+        1_000, ge=0, le=600_000, description="rows of products and categories are re-read after this"
+    )
     model_pin: str | None = Field(None, description="serve only this model version (name:version)")
 
 
@@ -100,6 +166,13 @@ class LearnSettings(_Section):
     """The learn stage."""
 
     publish_every: int = Field(1_000, ge=1, description="learnt examples between two published model versions")
+    max_pending: int = Field(
+        200_000,
+        ge=100,
+        description="examples in memory (1.2 KB each) that wait for their outcome; the others are read from the log "
+        "again when their horizon is over; its orders, and a note on each message, come on top. Changed, all is learnt "
+        "anew",
+    )
 
 
 class DemandSettings(_Section):
@@ -155,10 +228,12 @@ class RuntimeSettings(_Section):
     """One worker."""
 
     worker_id: str = Field("worker-0", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static membership; unique")
-    batch_max_events: int = Field(1_000, ge=1, le=100_000)
+    batch_max_events: int = Field(
+        4_000, ge=1, le=100_000, description="of a task in one transaction, while it is behind"
+    )
     checkpoint_interval_ms: int = Field(1_000, ge=0, le=600_000)
     checkpoint_max_rows: int = Field(20_000, ge=1, description="flush early beyond this many changed rows")
-    cache_max_rows: int = Field(200_000, ge=1, description="rows kept in memory per task; clean ones are evicted")
+    cache_max_rows: int = Field(100_000, ge=1, description="rows kept in memory per task; clean ones are evicted")
     metrics_port: int = Field(0, ge=-1, le=65_535, description="health and metrics; 0: any free port, -1: none")
     metrics_host: str = "127.0.0.1"
 
@@ -256,8 +331,10 @@ def _refuse_unknown_variables() -> None:
 def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
+        # A wrong key of a table stands in the place already; pydantic's mark of it says nothing.
+        name = ".".join(str(part) for part in item["loc"] if part not in ("", "[key]"))
         secret = "password" in name or name.startswith("redis.url")
         value = "***" if secret else repr(item["input"])
-        lines.append(f"{name} = {value}: {item['msg']}")
+        said = "must be a table" if item["type"] == "dict_type" else item["msg"].removeprefix("Value error, ")
+        lines.append(f"{name} = {value}: {said}")
     return "; ".join(lines)

@@ -16,12 +16,12 @@ from streams.records import Input
 from streams.runtime.checkpoint import Header
 from streams.topologies.orderbook import OrderBook
 
-Kind = Literal["user", "product"]
+Kind = Literal["user", "product", "category"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A user's or product's row as it lies in the store.
+    """A user's, product's or category's row as it lies in the store.
 
     `task` is the name under which the row lies, `expected` the one that the id's partition names. `size` is the packed
     row's length in bytes, `touched` the event time (UTC ms) of its newest event. A user has a `book` where it ordered
@@ -95,7 +95,7 @@ class Shown:
         return lines
 
     def _head(self) -> list[str]:
-        where, name = f"in task {self.task}", f"{self.kind} {_safe(self.id)}"
+        where, name = f"in task {self.task}", f"{self.kind} {safe(self.id)}"
         if self.touched is None:
             lines = [f"{name}: no row {where}, but a book of orders"]
         else:
@@ -145,7 +145,7 @@ def _text(feature: Feature, value: float) -> str:
 def _note(feature: Feature, value: float) -> str:
     if feature.aggregate == "since" and value == feature.limit:
         return ": that long ago, or never"
-    return ": for an event without a price" if feature.name == "product_price_ratio" else ""
+    return ": for an event without a price" if feature.name.endswith("_price_ratio") else ""
 
 
 def _checkpoint(header: Header | None) -> list[str]:
@@ -187,7 +187,7 @@ def _book(size: int, book: OrderBook) -> list[str]:
     lines = [f"order book of {size} bytes: orders {orders}, lines {len(book.lines)}"]
     for line in book.lines:
         kept = f"{line.left} kept, {_money(line.value_minor)}" if line.left else "nothing kept"
-        lines.append(f"  {iso(line.time)}  order {_safe(line.order_id)}  product {_safe(line.product_id)}  {kept}")
+        lines.append(f"  {iso(line.time)}  order {safe(line.order_id)}  product {safe(line.product_id)}  {kept}")
     return lines
 
 
@@ -205,6 +205,6 @@ def iso(at_ms: int) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}" + (f".{at_ms % 1_000:03}Z" if at_ms % 1_000 else "Z")
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Return a stranger's text without what a terminal would obey."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

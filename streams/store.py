@@ -42,6 +42,7 @@ def last_touched(row: bytes) -> int:
     return int.from_bytes(row[:8], "little", signed=True)
 
 
+_LOOK = "check that it runs, and redis.url (TIDECAST_REDIS__URL)"
 # What the client has no class for: it passes by itself, or by an operator's hand.
 _NOT_NOW = ("MISCONF", "NOREPLICAS", "BUSY", "LOADING")
 # The same of a cluster; these are no RedisError, nor are the client's own refusals of a wrong command.
@@ -77,7 +78,7 @@ class RedisStore:
         except ValueError as error:
             raise ConfigurationError(f"redis.url: {error}; the form is redis://[:password@]host:port/db") from error
         except (RedisError, RedisClusterException) as error:
-            raise StoreUnavailable(f"Redis Cluster does not answer: {error}") from error
+            raise StoreUnavailable(f"Redis Cluster does not answer: {error}; {_LOOK}") from error
         return cls(client, settings.redis.prefix)
 
     def read(self, task: str, keys: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
@@ -210,10 +211,10 @@ class RedisStore:
             raise
         except RedisClusterException as error:
             if isinstance(error, SlotNotCoveredError) or str(error).startswith(_CLUSTER_AWAY):
-                raise StoreUnavailable(f"Redis Cluster does not answer: {error}") from error
+                raise StoreUnavailable(f"Redis Cluster does not answer: {error}; {_LOOK}") from error
             raise
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"Redis does not answer: {error}") from error
+            raise StoreUnavailable(f"Redis does not answer: {error}; {_LOOK}") from error
 
 
 class MemoryStore:

@@ -178,6 +178,8 @@ def embedded_environment(bootstrap: str, redis_url: str, data_dir: Path) -> dict
     # It answers an empty fetch at once: without a rest, every idle consumer asks thousands of times a second.
     rest_ms = given.kafka.rest_at_end_ms if "rest_at_end_ms" in given.kafka.model_fields_set else 20
     found["TIDECAST_KAFKA__REST_AT_END_MS"] = str(rest_ms)
+    renew = given.kafka.renew_producers if "renew_producers" in given.kafka.model_fields_set else True
+    found["TIDECAST_KAFKA__RENEW_PRODUCERS"] = str(renew).lower()
     return found
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
-from models.seasonal import kept_buckets
+from models.buckets import kept_buckets
+from models.labels import remembered_ms
 from streams.errors import TopicsError
 from streams.kafka import admin, partition_counts
 from streams.records import (
@@ -43,12 +44,12 @@ class Topic:
 def wanted(settings: Settings) -> list[Topic]:
     """Return all topics with their configuration.
 
-    Retention follows the longest memory: inputs keep features' memory, activity that of the series too, + lateness +
-    two weeks of outage.
+    Retention follows the longest memory: inputs keep features' memory, activity that of the series too, examples what a
+    learner reads again, + lateness + two weeks of outage.
     """
     lateness = settings.time.allowed_lateness_s * 1_000
     keep_inputs = {"retention.ms": str(35 * _DAY_MS + lateness + 14 * _DAY_MS)}
-    keep_examples = {"retention.ms": str(settings.score.horizon_s * 1_000 + lateness + 14 * _DAY_MS)}
+    keep_examples = {"retention.ms": str(remembered_ms(settings.score.horizon_s * 1_000, lateness) + 14 * _DAY_MS)}
     bucket_ms = {"H": _DAY_MS // 24, "D": _DAY_MS, "W": 7 * _DAY_MS}[settings.demand.bucket]
     buckets = kept_buckets(settings.demand.bucket) + settings.demand.retire_after
     keep_activity = {"retention.ms": str(max(35 * _DAY_MS, buckets * bucket_ms) + lateness + 14 * _DAY_MS)}

@@ -40,7 +40,7 @@ from streams.serving import registry_of
 from streams.settings import Settings
 from streams.topologies.calendar import Calendar
 from streams.topologies.facts import Facts
-from streams.topologies.layout import product_partition
+from streams.topologies.layout import activity_partition
 from streams.training_run import Plan, RunFolder
 
 
@@ -189,7 +189,7 @@ def closed_through(rows: Iterable[HistoryBucket], calendar: Calendar, tasks: int
     frontier: dict[int, int] = {}
     for product, number in last.items():
         if product in sold and number - sold[product] < retire_after:
-            task = product_partition(product, tasks)
+            task = activity_partition(product, tasks)
             frontier[task] = max(number, frontier.get(task, number))
     return min(frontier.values(), default=None)
 

@@ -38,9 +38,11 @@ def test_embedded_servers_leave_what_was_set(tmp_path: Path, monkeypatch: pytest
     file.write_text('[kafka]\npartitions = 7\n[train]\nregistry = "/models"\n')
     monkeypatch.setenv("TIDECAST_CONFIG", str(file))
     monkeypatch.setenv("TIDECAST_KAFKA__REST_AT_END_MS", "9")
+    monkeypatch.setenv("TIDECAST_KAFKA__RENEW_PRODUCERS", "false")
     environment = embedded_environment("127.0.0.1:1", "redis://127.0.0.1:2/0", tmp_path)
     assert environment["TIDECAST_KAFKA__PARTITIONS"] == "7"
     assert environment["TIDECAST_KAFKA__REST_AT_END_MS"] == "9"
+    assert environment["TIDECAST_KAFKA__RENEW_PRODUCERS"] == "false"
     assert environment["TIDECAST_TRAIN__REGISTRY"] == "/models"
 
 
@@ -85,7 +87,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (result.exit_code, result.stdout) == (0, f"tidecast {version('tidecast')}\n")
 
 
-@pytest.mark.parametrize("entity", [None, "user", "session", "product", "context"])
+@pytest.mark.parametrize("entity", [None, "user", "user_category", "session", "product", "context"])
 def test_features_are_listed_with_all_that_is_declared(entity: str | None) -> None:
     """Text and JSON name the same features in the order of the vector, the hash and the longest memory at the head."""
     chosen = [] if entity is None else ["--entity", entity]
@@ -100,11 +102,17 @@ def test_features_are_listed_with_all_that_is_declared(entity: str | None) -> No
     assert [feature["name"] for feature in found["features"]] == names
 
 
-def test_a_row_is_not_unknown_where_the_store_does_not_answer() -> None:
+@pytest.mark.parametrize("command", ["features show user u1", "state list"])
+def test_a_store_that_does_not_answer_is_named(command: str) -> None:
     """One line that says where to look, and the exit code of a store that is away."""
     environment = os.environ | {"TIDECAST_REDIS__URL": "redis://127.0.0.1:1/0"}
-    command = [sys.executable, "-m", "streams.cli", "features", "show", "user", "u1"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "streams.cli", *command.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (StoreUnavailable.exit_code, "")
     [line] = done.stderr.splitlines()
     assert "TIDECAST_REDIS__URL" in line
@@ -115,10 +123,10 @@ def test_a_time_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TIDECAST_REDIS__URL", "redis://127.0.0.1:1/0")
     result = CliRunner().invoke(app, ["features", "show", "user", "u1", "--time", "noon"])
     assert isinstance(result.exception, ConfigurationError)
-    assert "--time noon: is no time; give ISO 8601" in str(result.exception)
+    assert "--time noon: is no time from 1970 to 2099; give ISO 8601" in str(result.exception)
 
 
-@pytest.mark.parametrize("width", [80, 130, 200])
+@pytest.mark.parametrize("width", [80, 149, 150, 200])
 def test_a_terminal_shows_features_as_a_table(width: int) -> None:
     """However narrow, each feature's name and description are whole, words broken between lines at most."""
     console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115  # the console's own

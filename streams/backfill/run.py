@@ -28,13 +28,14 @@ from streams.backtest.files import stamp, write_json
 from streams.backtest.quiet import quiet_demand_stage
 from streams.driver import TopologyDriver
 from streams.errors import SourceError
-from streams.logs import Topics
+from streams.logs import FACTS, Topics
 from streams.records import CLICKSTREAM, EXAMPLES, MARKER_HEADER, Input, Record
 from streams.runtime.refusals import DUPLICATE, refusals
 from streams.settings import Settings
-from streams.sources import Source
-from streams.topologies.calendar import shop_calendar
+from streams.sources import Source, Unreadable
+from streams.sources.shop import with_shop_of
 from streams.topologies.score import ScoreStage
+from streams.topologies.shop import shop_of
 
 TILE_MS = 5 * MINUTE
 CHUNK_EVENTS = 10_000
@@ -76,14 +77,16 @@ def backfill_source(
     """
     if "clicks" not in source.tables:
         raise SourceError(f"{source.name}: has no [clicks]; a training table has a row a click, so add them")
-    shop = settings.shop.model_copy(update={"timezone": source.timezone})
-    with _Run(settings.model_copy(update={"shop": shop}), request, partitions=1) as run:
+    with _Run(with_shop_of(settings, source), request, partitions=1) as run:
         feed = Feed(run.driver, _STAGES, CHUNK_EVENTS, TILE_MS)
         stopped = False
         for event in source.events():
             value = event.value
+            if isinstance(value, Unreadable):
+                continue
             if not isinstance(value, Click | Order):
-                continue  # no feature is made of catalog and plan
+                feed.put(event.topic, event.key, value)
+                continue
             if value.time >= run.stop_ms:
                 stopped = True
                 break
@@ -111,6 +114,9 @@ def backfill_topics(
     total = sum(high - low for low, high in bounds.values())
     with _Run(settings, request, partitions=topics.partitions) as run:
         feed = LogFeed(run.driver, TILE_MS, CHUNK_EVENTS)
+        for topic in FACTS:
+            for record in topics.read(Input(topic, 0)):
+                run.driver.pipe(topic, record.key, record.value, appended_at=record.appended_at)
         for records, one in enumerate(in_time_order(topics, settings)):
             if one.time > run.stop_ms and run.has_all():
                 break
@@ -186,7 +192,7 @@ class _Run:
         refused = Counter[str]()
         for reasons in refusals(counts).values():
             refused.update(reasons)
-        features = ScoreFeatures(shop_calendar(settings))
+        features = ScoreFeatures(shop_of(settings))
         card = {
             "schema_hash": features.schema_hash,
             "features": len(features.names),

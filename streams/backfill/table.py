@@ -33,8 +33,8 @@ class TrainingTable:
     """Writes ``part-00000.parquet`` and so on into a folder. Use as a context.
 
     Columns: prediction_id, user_id, session_id, as_of, every feature by its name, product_version_partition and
-    product_version_offset (null where the product had no row), label_<horizon>s, known_at. Raises ConfigurationError
-    where pyarrow is missing, or the folder holds a table already.
+    product_version_offset (null where the product had no row), the same of the category, label_<horizon>s, known_at.
+    Raises ConfigurationError where pyarrow is missing, or the folder holds a table already.
     """
 
     def __init__(
@@ -112,8 +112,11 @@ class TrainingTable:
                 arrow.field("session_id", text),
                 arrow.field("as_of", time, nullable=False),
                 *(arrow.field(feature.name, numbers[feature.dtype], nullable=False) for feature in SCORE_SET),
-                arrow.field("product_version_partition", arrow.int32()),
-                arrow.field("product_version_offset", arrow.int64()),
+                *(
+                    arrow.field(f"{entity}_version_{part}", type_)
+                    for entity in ("product", "category")
+                    for part, type_ in (("partition", arrow.int32()), ("offset", arrow.int64()))
+                ),
                 arrow.field(f"label_{horizon_s}s", arrow.bool_()),
                 arrow.field("known_at", time),
             ]
@@ -127,15 +130,16 @@ def _columns(rows: Sequence[TrainingRow]) -> list[Any]:
         vectors[:, place].astype(np.int64) if feature.dtype == "int" else np.ascontiguousarray(vectors[:, place])
         for place, feature in enumerate(SCORE_SET)
     ]
-    versions = [row.example.product_version or (None, None) for row in rows]
+    products = [row.example.product_version or (None, None) for row in rows]
+    categories = [row.example.category_version or (None, None) for row in rows]
     return [
         [row.example.id for row in rows],
         [row.example.user for row in rows],
         [row.session_id for row in rows],
         [row.example.as_of for row in rows],
         *features,
-        [partition for partition, _ in versions],
-        [offset for _, offset in versions],
+        *map(list, zip(*products, strict=True)),
+        *map(list, zip(*categories, strict=True)),
         [row.label for row in rows],
         [row.known_at for row in rows],
     ]

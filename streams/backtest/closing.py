@@ -18,6 +18,7 @@ from streams.driver import TopologyDriver
 from streams.records import HISTORY, Record
 from streams.settings import Settings
 from streams.sources import Source
+from streams.sources.shop import with_shop_of
 from streams.topologies.calendar import Calendar
 from streams.topologies.demand import DemandStage
 from streams.topologies.facts import Facts
@@ -83,13 +84,9 @@ class ClosedBuckets:
     """Feeds a source's events and keeps what closes. `reach` closes all that ends up to a time, and not one more."""
 
     def __init__(self, source: Source, settings: Settings, freq: Literal["D", "W"], level: Level) -> None:
-        settings = settings.model_copy(
-            update={
-                "demand": settings.demand.model_copy(update={"bucket": freq, "horizon": 1}),
-                "shop": settings.shop.model_copy(update={"timezone": source.timezone}),
-            }
-        )
-        self.calendar = Calendar(freq, source.timezone)
+        demand = settings.demand.model_copy(update={"bucket": freq, "horizon": 1})
+        settings = with_shop_of(settings, source).model_copy(update={"demand": demand})
+        self.calendar = Calendar(freq, settings.shop.timezone)
         self.ledger = Ledger(self.calendar, gaps_missing=source.gaps == "missing")
         self.covariates: dict[str, None] = {}
         self.categories = Categories() if level == "category" else None

@@ -205,7 +205,7 @@ class _Run:
             "train": request.train,
             "train_epochs": self._settings.train.epochs,
             "train_seed": self._settings.train.seed,
-            "timezone": source.timezone,
+            "timezone": self._buckets.calendar.timezone,
             "gaps": source.gaps,
             "allowed_lateness_s": self._settings.time.allowed_lateness_s,
         }

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import promotion, seasonal
-from models.buckets import SEASON
+from models.buckets import SEASON, kept_buckets
 from models.samples import NotEnoughHistory
 from models.sequence import History
 from models.training import Progress, TrainConfig, Trained, spec_for, train
@@ -20,7 +20,6 @@ from models.windows import Panel
 from streams.backtest.naive import seasonal_naive
 from streams.backtest.scores import LEVELS
 from streams.settings import TrainSettings
-from streams.topologies.forecasting import kept_buckets
 
 Floats = NDArray[np.float64]
 

@@ -24,6 +24,7 @@ from streams.errors import SourceError
 from streams.records import CLICKSTREAM, DEADLETTERS, EXAMPLES, ORDERS, PREDICTIONS, Record
 from streams.settings import Settings
 from streams.sources import Source
+from streams.sources.shop import with_shop_of
 from streams.topologies.learn import LearnStage
 from streams.topologies.score import ScoreStage
 
@@ -96,12 +97,8 @@ def _settings(settings: Settings, source: Source, horizon_s: int | None) -> Sett
     score: dict[str, Any] = {"product_staleness_ms": 0}
     if horizon_s is not None:
         score["horizon_s"] = horizon_s
-    return settings.model_copy(
-        update={
-            "score": settings.score.model_validate({**settings.score.model_dump(), **score}),
-            "shop": settings.shop.model_copy(update={"timezone": source.timezone}),
-        }
-    )
+    found = settings.score.model_validate({**settings.score.model_dump(), **score})
+    return with_shop_of(settings, source).model_copy(update={"score": found})
 
 
 class _Run:

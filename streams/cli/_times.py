@@ -19,4 +19,6 @@ def time_of(text: str | None, timezone: str, option: str) -> int | None:
     try:
         return time_reader(None, None, timezone)(text)
     except BadValue:
-        raise ConfigurationError(f"{option} {text}: is no time; give ISO 8601, such as 2014-07-01T00:00:00Z") from None
+        raise ConfigurationError(
+            f"{option} {text}: is no time from 1970 to 2099; give ISO 8601, such as 2014-07-01T00:00:00Z"
+        ) from None

@@ -22,11 +22,11 @@ def backfill(
     """Replay clicks and orders through the door, the engine and the product rows that serve; write a row a click.
 
     Writes part-00000.parquet and so on, and backfill.json, into the folder of --out: prediction id, user, session,
-    time, every feature, the version of the product row in this replay, and label_<horizon>s with the time known_at,
-    null where the horizon is not over. Nothing stamped after a click counts in its features. Rows are in the order of
-    time. Times are ISO 8601, in the shop's time zone where they name none; what was before --from counts in features,
-    and what comes after --to in labels. The last line of standard output is backfill.json on one line. Needs pyarrow
-    (the extra `parquet`).
+    time, every feature, the versions of the product's and the category's row in this replay, and label_<horizon>s with
+    the time known_at, null where the horizon is not over. Nothing stamped after a click counts in its features. Rows
+    are in the order of time. Times are ISO 8601, in the shop's time zone where they name none; what was before --from
+    counts in features, and what comes after --to in labels. The last line of standard output is backfill.json on one
+    line. Needs pyarrow (the extra `parquet`).
     """
     import json
 
@@ -44,11 +44,14 @@ def backfill(
     from streams.cli._progress import EventProgress
     from streams.cli._times import time_of
     from streams.logs import KafkaTopics
+    from streams.sources.shop import warn_of_misfit, with_shop_of
 
     zone = settings.shop.timezone if shop is None else shop.timezone
     request = Request(out, time_of(start, zone, "--from") or 0, time_of(end, zone, "--to"))
     if request.to_ms is not None and request.to_ms <= request.from_ms:
         raise ConfigurationError(f"--to {end}: is not after --from {start}; nothing lies between")
+    if shop is not None:
+        warn_of_misfit(with_shop_of(settings, shop), shop)
     with EventProgress(f"backfill {'topics' if shop is None else shop.name}") as shown:
         if shop is not None:
             card = backfill_source(shop, settings, request, lambda p: shown.update(p.events, p.time_ms, p.done))

@@ -38,13 +38,16 @@ def purchase(
     from streams.cli._times import time_of
     from streams.settings import load_settings
     from streams.sources import open_source
+    from streams.sources.shop import warn_of_misfit, with_shop_of
 
     shop = open_source(source)
+    settings = load_settings()
+    warn_of_misfit(with_shop_of(settings, shop), shop)
     from_ms = time_of(start, shop.timezone, "--from") or 0
     with EventProgress(f"backtest {shop.name}") as shown:
         metrics = backtest_purchase(
             shop,
-            load_settings(),
+            settings,
             out,
             from_ms=from_ms,
             horizon_s=horizon,
@@ -77,7 +80,7 @@ def demand(
     """Forecast the demand of SOURCE at rolling origins, each from what was known before it, and score what came.
 
     Writes forecasts.csv, metrics.json and report.html into the folder of --out; the last line of standard output is
-    metrics.json on one line. Days and weeks are the shop's own, by the source's time zone.
+    metrics.json on one line. Days and weeks are the shop's own: by shop.timezone where it is set, else by the source's.
     """
     import json
     import sys
@@ -94,6 +97,7 @@ def demand(
     from streams.cli._training import TrainingProgress
     from streams.settings import load_settings
     from streams.sources import open_source
+    from streams.sources.shop import warn_of_misfit, with_shop_of
 
     learn = torch_is_here() if train is None else train
     if train is None and not learn:
@@ -101,11 +105,13 @@ def demand(
     elif learn and not torch_is_here():
         raise ConfigurationError("--train needs torch: pip install 'tidecast[train]', or leave it out")
     shop = open_source(source)
+    settings = load_settings()
+    warn_of_misfit(with_shop_of(settings, shop), shop)
     chosen = None if keys is None else tuple(read_keys(keys))
     request = DemandRequest(freq, horizon, origins, top, chosen, level, learn)
     with EventProgress(f"backtest {shop.name}") as shown, TrainingProgress() as training:
         watching = Watching(shown.update, training.update, training.note)
-        metrics = backtest_demand(shop, load_settings(), request, out, watching)
+        metrics = backtest_demand(shop, settings, request, out, watching)
     typer.echo(json.dumps(metrics))
     if not any(figures.get("values") for figures in metrics["models"].values()):
         # The days after the data are what a forecast is for; it only cannot be judged.

@@ -20,7 +20,8 @@ _JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
 @app.command(name="list")
 def list_(
     entity: Annotated[
-        Literal["user", "session", "product", "context"] | None, typer.Option(help="only those of it; default: all")
+        Literal["user", "user_category", "session", "product", "category", "context"] | None,
+        typer.Option(help="only those of it; default: all"),
     ] = None,
     as_json: _JSON = False,
 ) -> None:
@@ -35,7 +36,7 @@ def list_(
     from features.documentation import FIELDS, as_data, duration, in_words, listed
     from features.sets import SCORE_SET, memory_ms
     from streams.settings import load_settings
-    from streams.topologies.calendar import feature_schema
+    from streams.topologies.shop import feature_schema
 
     found, schema = listed(entity), feature_schema(load_settings())
     if as_json:
@@ -55,48 +56,41 @@ def list_(
 
 @app.command()
 def show(
-    kind: Annotated[Literal["user", "product"], typer.Argument(help="whose row", show_default=False)],
+    kind: Annotated[Literal["user", "product", "category"], typer.Argument(help="whose row", show_default=False)],
     id_: Annotated[str, typer.Argument(metavar="ID", help="as in the events", show_default=False)],
     time: Annotated[
         str | None,
         typer.Option(
-            help="ISO 8601: a product as of then, a user as of the last event up to then; default: the newest"
+            help="ISO 8601, in the shop's time zone where it names none: a product or category as of then, a user as "
+            "of the last event up to then; default: the newest"
         ),
     ] = None,
     as_json: _JSON = False,
 ) -> None:
-    """Show the row of a user or product as it lies in the store: its features with their units, and how old they are.
+    """Show the row of a user, product or category as it lies in the store: its features, their units, how old they are.
 
     Of a user also the last events, the session, and the book of its orders. The row is as of its task's last
     checkpoint, a moment behind the worker; nothing is changed. Exit code 1 says that there is no such row, 4 that it
     cannot be read (a row of another feature schema, say), 6 that the store does not answer.
     """
+    from streams.cli._times import time_of
     from streams.settings import load_settings
     from streams.store import RedisStore
 
     settings = load_settings()
-    at = None if time is None else _time(time)
+    at = time_of(time, settings.shop.timezone, "--time")
     store = RedisStore.connect(settings)
     try:
-        from streams.rows import find_product, find_user
+        from streams.rows import find_category, find_product, find_user
 
-        found = (find_user if kind == "user" else find_product)(settings, store, id_, at)
+        find = {"user": find_user, "product": find_product, "category": find_category}[kind]
+        found = find(settings, store, id_, at)
     finally:
         store.close()
     typer.echo(json.dumps(found.as_data(), indent=2) if as_json else "\n".join(found.lines()))
 
 
-def _time(text: str) -> int:
-    from streams.errors import ConfigurationError
-    from streams.sources.values import BadValue, time_reader
-
-    try:
-        return time_reader(None, None, "UTC")(text)
-    except BadValue:
-        raise ConfigurationError(f"--time {text}: is no time; give ISO 8601, such as 2024-07-01T00:00:00Z") from None
-
-
-_WIDE = 130
+_WIDE = 150
 """Columns of a terminal from which on every word has a column of its own."""
 
 

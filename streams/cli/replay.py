@@ -26,8 +26,9 @@ def replay(
     """Stream SOURCE's files into the topics in the order of their event times, across its tables.
 
     Stopped in the middle and run again, it goes on from the last acknowledged event; what it may send twice has equal
-    event ids, which count once. Times for --from and --to are ISO 8601, in the source's time zone where they name none.
-    The last line of standard output is JSON: rows read, filtered by rule, sent by topic, unreadable.
+    event ids, which count once. The workers' time zone is that of the settings: a warning says where it is not the
+    source's. Times for --from and --to are ISO 8601, in the source's time zone where they name none. The last line of
+    standard output is JSON: rows read, filtered by rule, sent by topic, unreadable.
     """
     import json
 
@@ -38,6 +39,7 @@ def replay(
     from streams.sources import open_source
     from streams.sources.replay import Progress, ReplayOptions, parse_speed
     from streams.sources.replay import replay as run
+    from streams.sources.shop import warn_of_misfit
 
     pace = parse_speed(speed)
     shop = open_source(source)
@@ -46,6 +48,7 @@ def replay(
         kafka = settings.kafka.model_copy(update={"bootstrap_servers": bootstrap})
         settings = settings.model_copy(update={"kafka": kafka})
     base_config(settings)
+    warn_of_misfit(settings, shop)
     noted = state or Path(".tidecast") / "replay" / f"{shop.name}.json"
     if restart:
         noted.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ def simulate(
     from pydantic import ValidationError
 
     from streams.cli._progress import EventProgress
+    from streams.cli._times import time_of
     from streams.errors import ConfigurationError
     from streams.simulator import FaultRates, Shop, ShopConfig
 
@@ -47,7 +48,10 @@ def simulate(
         raise ConfigurationError("give either --out FOLDER or --to-kafka")
     now_ms = int(time.time() * 1_000)
     given = {"users": users, "products": products, "days": days, "seed": seed, "name": name}
-    given |= {"end_ms": _time(end, "--end", now_ms), "drift_at_ms": _time(drift, "--drift", None)}
+    given |= {
+        "end_ms": now_ms if end is None else time_of(end, "UTC", "--end"),
+        "drift_at_ms": time_of(drift, "UTC", "--drift"),
+    }
     try:
         config = ShopConfig.model_validate(given | ({"faults": FaultRates.none()} if clean else {}))
     except ValidationError as error:
@@ -75,15 +79,3 @@ def simulate(
                 settings = settings.model_copy(update={"kafka": kafka})
             counts = send_shop(shop, settings, SimulateOptions(rate, duration), report=report)
     typer.echo(json.dumps(counts))
-
-
-def _time(text: str | None, option: str, default: int | None) -> int | None:
-    from streams.errors import ConfigurationError
-    from streams.sources.values import BadValue, time_reader
-
-    if text is None:
-        return default
-    try:
-        return time_reader(None, None, "UTC")(text)
-    except BadValue:
-        raise ConfigurationError(f"{option} {text}: is no time; give ISO 8601, such as 2024-07-01T00:00:00Z") from None

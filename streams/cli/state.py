@@ -3,13 +3,67 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Look at and reset a task's state.")
+app = typer.Typer(no_args_is_help=True, help="Look at, prepare and reset the state of tasks.")
 
 _TASK = Annotated[str, typer.Argument(help="stage and number, as in score-3; or the name that an error gave")]
+
+
+class _Stage(StrEnum):
+    score = "score"
+    demand = "demand"
+    learn = "learn"
+
+
+@app.command("list")
+def list_tasks(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List the tasks that have a checkpoint, those of other versions or settings too."""
+    from streams.resetting import stored
+    from streams.settings import load_settings
+
+    found = stored(load_settings())
+    if as_json:
+        typer.echo(json.dumps([{"task": name, "current": current} for name, current in found], indent=2))
+        return
+    for name, current in found:
+        old = f"  of another version or other settings; where none runs, 'tidecast state reset {name}' deletes it"
+        typer.echo(name + ("" if current else old))
+
+
+@app.command()
+def prepare(
+    stage: Annotated[_Stage, typer.Argument(help="whose rows to build")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Build the rows that this version needs from the log, while workers of the old version serve.
+
+    A version with other features reads rows under another name. Run this with the new version and its settings, then
+    restart the stage's workers with it: they go on at once instead of being silent until the log has rebuilt their
+    rows. What serves is not touched; interrupted, it goes on where it was. Of learn, examples of other features teach
+    nothing: its model begins anew either way.
+    """
+    from streams.cli._progress import EventProgress
+    from streams.preparing import prepare as build
+    from streams.roles import stage_of, wall_ms
+    from streams.settings import load_settings
+
+    settings = load_settings()
+    with EventProgress(f"prepare {stage.value}", "records") as shown:
+
+        def tell(task: str, rebuilt: int, total: int, time_ms: int) -> None:
+            shown.update(rebuilt, time_ms, rebuilt / total if total else 1.0)
+
+        found = list(build(stage_of(stage.value, settings), settings, wall_ms, tell))
+    if as_json:
+        typer.echo(json.dumps([{"task": p.name, "rebuilt": p.rebuilt, "behind": p.behind} for p in found], indent=2))
+        return
+    for one in found:
+        typer.echo(f"{one.name}: {one.rebuilt:,} records read; a worker that starts now rebuilds {one.behind:,} more")
+    typer.echo(f"ready: restart the {stage.value} workers with this version")
 
 
 @app.command()

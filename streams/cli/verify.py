@@ -37,9 +37,10 @@ def features(
     """Recompute every vector in tidecast.examples from the raw log, and compare it with what was served.
 
     Reads clickstream and orders by the plain rules of order, lateness and repeats, and tidecast.activity up to the
-    version of the product row that each example names. Shows how often each feature differs, which accepted clicks
-    have no example, and which examples no click. Exit code 0: none of these; 1: some, or nothing could be compared;
-    4: the log no longer holds what any example needs. The settings under `time` must be those of the workers.
+    versions of the product's and the category's row that each example names. Shows how often each feature differs,
+    which accepted clicks have no example, and which examples no click. Exit code 0: none of these; 1: some, or nothing
+    could be compared; 4: the log no longer holds what any example needs. The settings under `time` and `shop` must be
+    those of the workers.
     """
     from streams.kafka import base_config
     from streams.settings import load_settings
@@ -68,7 +69,10 @@ def features(
         for line in in_words(found):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not found.compared:
-        typer.echo("warning: there was no example to compare", err=True)
+        repair = "; give the workers' own settings under shop, or use the tidecast that served" * bool(
+            found.other_definition
+        )
+        typer.echo(f"warning: there was no example to compare{repair}", err=True)
     if not found.clean or not found.compared:
         raise typer.Exit(1)
 

@@ -26,7 +26,8 @@ from streams.embedded import EmbeddedServers
 from streams.errors import TidecastError
 from streams.roles import on_stop, wall_ms
 from streams.runtime.tables import Tables
-from streams.settings import Settings
+from streams.settings import Settings, load_settings
+from streams.sources.shop import warn_of_misfit, with_shop_of
 from streams.supervisor import Supervisor, embedded_environment, with_environment
 from streams.topics import create
 
@@ -60,7 +61,9 @@ def run_demo(source: Path | None, seconds: float, seed: int) -> int:
     try:
         with ExitStack() as stack:
             servers = stack.enter_context(EmbeddedServers(folder))
-            settings = _settings(servers, folder)
+            settings = with_environment(environment_of(shop, servers.bootstrap, servers.redis_url, folder))
+            if shop.source is not None:
+                warn_of_misfit(settings, shop.source)
             _say(console, f"kafka={servers.bootstrap} redis={servers.redis_url}")
             create(settings)
             supervisor = Supervisor(roles=_ROLES, log_dir=folder)
@@ -87,10 +90,13 @@ def run_demo(source: Path | None, seconds: float, seed: int) -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _settings(servers: EmbeddedServers, folder: Path) -> Settings:
-    environment = embedded_environment(servers.bootstrap, servers.redis_url, folder)
+def environment_of(shop: DemoShop, bootstrap: str, redis_url: str, folder: Path) -> dict[str, str]:
+    """Return the variables of all roles: the servers, a pace to look at, and the shop's time zone if none was set."""
+    environment = embedded_environment(bootstrap, redis_url, folder)
     environment |= {"TIDECAST_LEARN__PUBLISH_EVERY": "500", "TIDECAST_TIME__IDLE_MS": "500"}
-    return with_environment(environment)
+    if shop.source is not None:
+        environment["TIDECAST_SHOP__TIMEZONE"] = with_shop_of(load_settings(), shop.source).shop.timezone
+    return environment
 
 
 @dataclass(slots=True)

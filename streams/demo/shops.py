@@ -9,7 +9,7 @@ from pathlib import Path
 from schemas.codec import Click, DecodeError, decode_click, encode_event
 from streams.errors import SourceError
 from streams.records import CLICKSTREAM
-from streams.sources import Accounts, open_source
+from streams.sources import Accounts, Source, open_source
 from streams.sources.reader import Unreadable
 
 
@@ -30,7 +30,8 @@ class DemoShop:
     """What is sent and what is known beforehand.
 
     `true_mean` gives a product's true mean demand on the day that starts at a time (None: not a whole day of the
-    shop); without it, no truth is known. `rows` says which rows of the files were no events.
+    shop); without it, no truth is known. `rows` says which rows of the files were no events; `source`
+    are the files, where it was read from any.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DemoShop:
     total: int
     true_mean: Callable[[str, int], float | None] | None = None
     rows: str | None = None
+    source: Source | None = None
 
 
 def simulated(seed: int, end_ms: int) -> DemoShop:
@@ -49,7 +51,7 @@ def simulated(seed: int, end_ms: int) -> DemoShop:
     shop = Shop(config)
 
     def items() -> Iterator[Item]:
-        for topic, key, value, time_ms in shop.events():
+        for topic, key, value, time_ms, _ in shop.events():
             click = _click(value) if topic == CLICKSTREAM else None
             yield Item(topic, key, value, time_ms, click, None if click is None else _truth(shop, click))
 
@@ -83,7 +85,7 @@ def from_source(path: Path, stopped: Callable[[], bool] = lambda: False) -> Demo
                 click = value if isinstance(value, Click) else None
                 yield Item(event.topic, event.key, encode_event(value), event.time_ms, click)
 
-    return DemoShop(source.name, items(), total, rows=rows)
+    return DemoShop(source.name, items(), total, rows=rows, source=source)
 
 
 def _account(accounts: Accounts) -> str | None:

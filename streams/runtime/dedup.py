@@ -1,4 +1,4 @@
-"""The ids seen lately, so that a repeated event counts once.
+"""The door's memory: the ids seen lately, so that a repeated event counts once, and the clock that makes others late.
 
 An event is remembered until the watermark has passed its event time: after that a repeat is late anyway, so the
 window is exactly the allowed lateness. Only ids new since the last checkpoint are written with it, as one chunk.
@@ -8,62 +8,102 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-import msgspec
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
 from features.hashing import hash_texts
 from streams.runtime.checkpoint import Rows
 
+PASSED: Final = 0
+LATE: Final = 1
+REPEATED: Final = 2
+
+NEVER: Final = -(1 << 62)
+"""A clock or watermark (ms) that stands for none."""
+
+_LEAST = 1_024
+_Ints = NDArray[np.int64]
+
+
+class Judged(NamedTuple):
+    """What was found of n events: a verdict and the watermark (ms) after each, both (n,); clock and watermark now."""
+
+    verdicts: NDArray[np.int8]
+    watermarks: _Ints
+    clock: int
+    watermark: int
+
 
 class Dedup:
-    """Ids as 64-bit hashes with their event times (ms).
+    """Ids as 64-bit hashes, each with the event time (ms) until which it is known, in a table of open addressing.
 
-    >>> seen = Dedup()
-    >>> a, b = seen.digests(["a", "b"])
-    >>> seen.add(a, 10, None), seen.add(a, 10, None), seen.add(b, 10, None)
-    (True, False, True)
-    >>> seen.add(a, 30, watermark=20)  # the first was before the watermark: forgotten, whenever that is tidied up
-    True
+    >>> seen = Dedup(lateness_ms=10)
+    >>> times, redriven = np.array([10, 10, 10, 30]), np.zeros(4, np.bool_)
+    >>> said = seen.judge(seen.digests(["a", "b", "a", "c"]), times, redriven, NEVER, NEVER)
+    >>> said.verdicts.tolist(), said.clock, said.watermark
+    ([0, 0, 2, 0], 30, 20)
+    >>> seen.judge(seen.digests(["a", "d"]), np.array([30, 19]), redriven[:2], said.clock, 20).verdicts.tolist()
+    [0, 1]
     """
 
-    def __init__(self) -> None:
-        self._times: dict[int, int] = {}
-        self._fresh: list[tuple[int, int]] = []
-        self._chunks: deque[tuple[int, int, list[tuple[int, int]]]] = deque()
+    def __init__(self, lateness_ms: int) -> None:
+        self._lateness_ms = lateness_ms
+        self._ids = np.zeros(_LEAST, np.int64)
+        self._known = np.empty(_LEAST, np.int64)
+        self._used = 0
+        self._fresh: list[_Ints] = []
+        self._chunks: deque[tuple[int, int]] = deque()
         self._next = 0
 
-    def __len__(self) -> int:
-        return len(self._times)
-
     @staticmethod
-    def digests(ids: Sequence[str]) -> list[int]:
-        """Return what `add` knows each id by; all of a batch at once, which takes a quarter of the time."""
-        digests: list[int] = hash_texts(ids).tolist()
+    def digests(ids: Sequence[str]) -> _Ints:
+        """Return what `judge` knows each id by, never 0."""
+        digests = hash_texts(ids)
+        digests[digests == 0] = 1
         return digests
 
-    def add(self, digest: int, time: int, watermark: int | None) -> bool:
-        """Remember an id by its digest (event time in ms); say whether it is new."""
-        known = self._times.get(digest)
-        if known is not None and (watermark is None or known >= watermark):
-            return False
-        self._times[digest] = time
-        self._fresh.append((digest, time))
-        return True
+    def judge(self, digests: _Ints, times: _Ints, redriven: NDArray[np.bool_], clock: int, watermark: int) -> Judged:
+        """Judge n events in order by id and event time (ms); whoever passes is remembered and moves the clock.
+
+        `digests`, `times` and `redriven` are (n,). What is redriven is never late, and known for as long as an event
+        of now.
+        """
+        count = len(digests)
+        self._reserve(count, watermark)
+        verdicts, marks = np.empty(count, np.int8), np.empty(count, np.int64)
+        fresh = np.empty((count, 2), np.int64)
+        added, passed, clock, watermark = _judge(
+            self._ids,
+            self._known,
+            digests,
+            times,
+            redriven,
+            self._lateness_ms,
+            clock,
+            watermark,
+            verdicts,
+            marks,
+            fresh,
+        )
+        self._used += added
+        if passed:
+            self._fresh.append(fresh[:passed])
+        return Judged(verdicts, marks, clock, watermark)
 
     def drain(self, watermark: int | None) -> Rows:
         """Return the chunk rows to write, and None for those that the watermark has passed."""
         rows: Rows = {}
         if self._fresh:
-            rows[_key(self._next)] = _encoder.encode(self._fresh)
-            self._chunks.append((self._next, max(time for _, time in self._fresh), self._fresh))
+            pairs = np.concatenate(self._fresh)
+            rows[_key(self._next)] = pairs.astype("<i8", copy=False).tobytes()
+            self._chunks.append((self._next, int(pairs[:, 1].max())))
             self._next += 1
             self._fresh = []
         while self._chunks and watermark is not None and self._chunks[0][1] < watermark:
-            number, _, pairs = self._chunks.popleft()
-            for digest, time in pairs:
-                if self._times.get(digest) == time:
-                    del self._times[digest]
-            rows[_key(number)] = None
+            rows[_key(self._chunks.popleft()[0])] = None
         return rows
 
     def span(self) -> tuple[int, int]:
@@ -80,16 +120,78 @@ class Dedup:
         for number, row in zip(range(*span), rows, strict=True):
             if row is None:
                 return False
-            pairs = _decoder.decode(row)
-            self._times.update(pairs)
-            self._chunks.append((number, max(time for _, time in pairs), pairs))
+            pairs = np.frombuffer(row, "<i8").astype(np.int64).reshape(-1, 2)
+            self._reserve(len(pairs), NEVER)
+            self._used += _put(self._ids, self._known, pairs)
+            self._chunks.append((number, int(pairs[:, 1].max())))
         self._next = span[1]
         return True
+
+    def _reserve(self, count: int, watermark: int) -> None:
+        """See that `count` more ids keep the table half empty; forget what the watermark has passed to that end."""
+        if 2 * (self._used + count) <= len(self._ids):
+            return
+        live = (self._ids != 0) & (self._known >= watermark)
+        pairs = np.column_stack((self._ids[live], self._known[live]))
+        size = _LEAST
+        while size < 4 * (len(pairs) + count):
+            size *= 2
+        self._ids, self._known = np.zeros(size, np.int64), np.empty(size, np.int64)
+        self._used = _put(self._ids, self._known, pairs)
 
 
 def _key(number: int) -> str:
     return f"d:{number}"
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[tuple[int, int]])
+@njit(cache=True, error_model="numpy")
+def _place(ids, digest):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return where an id stands in the table, or would stand."""
+    mask = len(ids) - 1
+    at = digest & mask
+    while ids[at] != 0 and ids[at] != digest:
+        at = (at + 1) & mask
+    return at
+
+
+@njit(cache=True, error_model="numpy")
+def _put(ids, known, pairs):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Take (id, known until) pairs into the table, the later of one id last; return how many ids are new."""
+    added = 0
+    for i in range(len(pairs)):
+        at = _place(ids, pairs[i, 0])
+        added += ids[at] == 0
+        ids[at] = pairs[i, 0]
+        known[at] = pairs[i, 1]
+    return added
+
+
+@njit(cache=True, error_model="numpy")
+def _judge(ids, known, digests, times, redriven, lateness, clock, watermark, verdicts, marks, fresh):  # type: ignore[no-untyped-def]  # numba infers the types
+    """See `Dedup.judge`; return how many ids are new, how many events passed, clock and watermark."""
+    added, passed = 0, 0
+    for i in range(len(digests)):
+        marks[i] = watermark
+        time = times[i]
+        until = time
+        if redriven[i]:
+            until = max(time, clock)
+        elif time < watermark:
+            verdicts[i] = LATE
+            continue
+        at = _place(ids, digests[i])
+        if ids[at] == 0:
+            added += 1
+            ids[at] = digests[i]
+        elif known[at] >= watermark:
+            verdicts[i] = REPEATED
+            continue
+        known[at] = until
+        verdicts[i] = PASSED
+        fresh[passed, 0], fresh[passed, 1] = digests[i], until
+        passed += 1
+        if time > clock:
+            clock = time
+            watermark = max(watermark, time - lateness)
+            marks[i] = watermark
+    return added, passed, clock, watermark

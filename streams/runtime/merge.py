@@ -18,13 +18,17 @@ from streams.records import Input, Record
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A decoded record in its place: `time` is the event's own (ms), `item` what the decoder made of it."""
+    """A decoded record in its place: `time` is the event's own (ms), `item` what the decoder made of it.
+
+    `watermark`: of a redriven event behind the task's watermark when it passed the door, that watermark.
+    """
 
     time: int
     rank: int
     offset: int
     item: Any
     record: Record
+    watermark: int | None = None
 
 
 class Merge:
@@ -124,12 +128,21 @@ class Merge:
         return run
 
     def _take_each(self, active: list[deque[Entry]], limit: int, bounds: Sequence[int] | None) -> list[Entry]:
+        """Take whatever comes first of what is there, waiting for no other input."""
         taken: list[Entry] = []
-        for queue in active:
-            while queue and len(taken) < limit and (bounds is None or queue[0].offset < bounds[queue[0].rank]):
+        ready = [queue for queue in active if queue]
+        while ready and len(taken) < limit:
+            queue = min(ready, key=_head) if len(ready) > 1 else ready[0]
+            rank = queue[0].rank
+            if bounds is None or queue[0].offset < bounds[rank]:
                 entry = queue.popleft()
                 taken.append(entry)
-                self.positions[entry.rank] = entry.offset + 1
+                self.positions[rank] = entry.offset + 1
+            if bounds is not None and queue and queue[0].offset >= bounds[rank]:
+                # What lay between is gone from the log.
+                self.positions[rank] = max(self.positions[rank], bounds[rank])
+            if not queue or (bounds is not None and queue[0].offset >= bounds[rank]):
+                ready.remove(queue)
         return taken
 
 

@@ -6,16 +6,17 @@ step, and commits what it says; on any failure it drops the task and recovers, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from schemas.codec import DecodeError, decode_marker
 from schemas.outputs import encode_dead_letter
 from streams.records import DEADLETTERS, MARKER_HEADER, UNREADABLE_HEADER, Input, Output, Record, is_redriven
 from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
-from streams.runtime.dedup import Dedup
+from streams.runtime.dedup import NEVER, PASSED, REPEATED, Dedup
 from streams.runtime.merge import Entry, Merge
 from streams.runtime.refusals import DUPLICATE, tallies_of
 from streams.settings import TimeSettings
@@ -30,6 +31,8 @@ class _Extra(msgspec.Struct):
     state: bytes
     counts: dict[str, int]
     end: int | None
+    seen: list[int | None] = []
+    counted: list[int] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,10 @@ class Task:
         self._bounds: list[int] | None = None
         self._start_bounds: dict[Input, int] = {}
         self._written: list[int] | None = None
-        self._dedup = Dedup()
+        self._dedup = Dedup(self._lateness_ms)
         self._seen: list[int | None] = [None] * len(self.inputs)
+        self._counted = [0] * len(self.inputs)
+        """Offsets before which every record is in the tallies: what is read again to rebuild a state, too."""
         self._end: int | None = None
         self._sequence = 0
         self._expected: bytes | None = None
@@ -91,6 +96,13 @@ class Task:
         self._bounds = [bounds[input_] for input_ in self.inputs]
         self._start_bounds = dict(bounds)
         self._settle()
+        if self._bounds is not None:
+            # Nothing is written of a rebuild before it has begun: the log may soon hold no more of its first records.
+            self._written = list(self._merge.positions)
+
+    def to_rebuild(self) -> int:
+        """Count the offsets from where it reads to where predictions flow; markers and commits are among them."""
+        return sum(max(0, self._start_bounds[i] - offset) for i, offset in self.offsets().items())
 
     def committed_bounds(self) -> dict[Input, int]:
         """The committed offsets it started from: what its owner's first transaction commits again, under its epoch."""
@@ -103,6 +115,8 @@ class Task:
         if not self._dedup.restore(header.dedup, [rows.get(key) for key in keys]):
             return False
         self.clock, self.watermark, self._end = header.clock, header.watermark, extra.end
+        self._seen = extra.seen or self._seen
+        self._counted = extra.counted or self._counted
         self._sequence = header.sequence
         self._expected = raw
         self.counts = dict(extra.counts)
@@ -118,19 +132,25 @@ class Task:
         rank = self._rank[record.input]
         if record.offset < self._merge.positions[rank]:
             return
-        time, item = self._decode(record)
+        time, item = read(self.stage, record, self._ahead_ms)
         self._merge.push(Entry(time, rank, record.offset, item, record))
 
     def buffered(self, input_: Input) -> int:
         """Records held of an input, not yet taken."""
         return self._merge.buffered(self._rank[input_])
 
+    def fullness(self, input_: Input, limit: int) -> float:
+        """How much is held of an input, as a share of what may be: `limit` records, or what its stage says."""
+        records = self.buffered(input_) / limit
+        # What rebuilds may be taken to its bounds only: whoever is waited for may have to wait for the rest itself.
+        return records if self.recovering else max(records, self.state.fullness(input_))
+
     def held_back_by(self) -> list[Input]:
         """The empty inputs without which nothing more can be taken."""
         return [self.inputs[rank] for rank in self._merge.waits_for()]
 
     def seen_until(self, input_: Input) -> int | None:
-        """Event time of the last event accepted from an input since this task was opened."""
+        """Event time of the last event accepted from an input."""
         return self._seen[self._rank[input_]]
 
     def latest(self) -> int | None:
@@ -138,12 +158,13 @@ class Task:
         times = [time for time in (self.clock, self._merge.last_time()) if time is not None]
         return max(times, default=None)
 
-    def release_time(self) -> int | None:
+    def release_time(self, until: int | None = None) -> int | None:
         """Time of a marker in each input without which nothing can be taken; None where nothing waits for one.
 
-        Events are released by a marker just after them: what bears their very time could stand before them.
+        Events are released by a marker just after them: what bears their very time could stand before them. With
+        `until`, only those up to that time (UTC ms) count.
         """
-        held = list(self._merge.held())
+        held = [entry for entry in self._merge.held() if until is None or entry.time <= until]
         latest = max((entry.time for entry in held), default=-1)
         if not all(isinstance(entry.item, TimeMarker) for entry in held):
             return latest + 1
@@ -184,23 +205,10 @@ class Task:
         """Judge the batch at the door, apply it, and return what is to be produced (nothing while rebuilding)."""
         accepted: list[Entry] = []
         outputs: list[Output] = []
-        digests = iter(self._digests(batch.events) if self.stage.guarded else ())
-        for entry in batch.entries:
-            item = entry.item
-            if isinstance(item, TimeMarker):
-                self._mark(item)
-                continue
-            if isinstance(item, Rejected):
-                rejected: Rejected | None = item
-            else:
-                rejected = self._judge(entry, next(digests)) if self.stage.guarded else None
-            if rejected is None:
-                accepted.append(entry)
-                continue
-            for tally in tallies_of(entry.record.input.topic, rejected.reason):
-                self._count(tally)
-            if rejected is not _DUPLICATE and not batch.silent:
-                outputs.append(dead_letter(entry.record, rejected))
+        for marker, run in _runs(batch):
+            self._enter(run, accepted, outputs, silent=batch.silent)
+            if marker is not None:
+                self._mark(marker)
         step = Step(now_ms, not batch.silent, self.watermark, self.counts)
         said = self.state.step(accepted, step)
         if not self.stage.guarded:
@@ -209,6 +217,21 @@ class Task:
             outputs.extend(said)
         self._settle()
         return outputs
+
+    def wants(self) -> tuple[Input, int] | None:
+        """Input and offset from where records must be recalled before the step is over and anything else may happen."""
+        return self.state.wants()
+
+    def recall(self, records: Sequence[Record], batch: Batch, now_ms: int) -> list[Output]:
+        """Go on with the step of `batch` with records read again, the first being the next at or after what it wants.
+
+        Returns what is to be produced (nothing while rebuilding).
+        """
+        for record in records:
+            item = read(self.stage, record, self._ahead_ms)[1]
+            self.state.recall(record.input, record.offset, None if item.__class__ in _NO_EVENTS else item)
+        said = self.state.resume(Step(now_ms, not batch.silent, self.watermark, self.counts))
+        return [] if batch.silent else said
 
     # -- checkpoint -------------------------------------------------------------------------------------------
 
@@ -245,8 +268,7 @@ class Task:
         self._gather()
         rows, touched = self._unwritten
         rows.update(self._dedup.drain(self.watermark))
-        floor = self.state.floor()
-        offsets = self.offsets() | dict(floor or {})
+        offsets = self.offsets() | dict(self.state.floor() or {})
         header = Header(
             layout=self.stage.layout,
             epoch=self.epoch,
@@ -256,7 +278,9 @@ class Task:
             watermark=self.watermark,
             dedup=self._dedup.span(),
             touched=sorted(self._periods),
-            extra=_extra_encoder.encode(_Extra(self.state.extra(), self.counts, self._end)),
+            extra=_extra_encoder.encode(
+                _Extra(self.state.extra(), self.counts, self._end, self._seen, self._counted_until())
+            ),
         )
         return Checkpoint(self._expected, encode_header(header), rows, touched, dict(self._trimmed))
 
@@ -268,6 +292,10 @@ class Task:
         self._trimmed = {}
         self._written = list(self._merge.positions)
 
+    def needs_from(self) -> dict[Input, int]:
+        """Offsets of each input from which on this task still needs the log; one that recovers may need more."""
+        return self.offsets() | dict(self.state.wants_from())
+
     def trim(self, limit: int) -> None:
         """Evict clean rows beyond `limit`."""
         self.state.trim(limit)
@@ -275,6 +303,10 @@ class Task:
             self._listed.clear()
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def _counted_until(self) -> list[int]:
+        # What is still being read again was in the tallies before.
+        return list(map(max, self._counted, self._merge.positions))
 
     def _gather(self) -> None:
         """Take what changed since the last time to the rows that wait to be written."""
@@ -289,45 +321,61 @@ class Task:
                     touched.setdefault(period, []).append(key)
         rows.update(changed)
 
-    def _decode(self, record: Record) -> tuple[int, object]:
-        headers = dict(record.headers) if record.headers else {}
-        if UNREADABLE_HEADER in headers:
-            return 0, Rejected("undecodable", "the name of a header is not UTF-8")
-        try:
-            if MARKER_HEADER in headers:
-                time = decode_marker(record.value or b"").time
-                if time > record.appended_at + self._ahead_ms:
-                    return 0, Rejected("future", f"marker time {time} is after its append time {record.appended_at}")
-                return time, TimeMarker(time, headers[MARKER_HEADER] == b"end")
-            item = self.stage.decode(record)
-        except DecodeError as error:
-            # Time 0 puts it ahead of whatever waits: it needs no order, and must hold nothing back.
-            return 0, Rejected(error.reason, error.detail)
-        time = self.stage.time_of(item)
-        if time > record.appended_at + self._ahead_ms and self.stage.guarded:
-            ahead = (time - record.appended_at) // 1_000
-            return 0, Rejected("future", f"event time {time} is {ahead} s after its append time {record.appended_at}")
-        return time, item
+    def _enter(self, run: Sequence[Entry], accepted: list[Entry], outputs: list[Output], *, silent: bool) -> None:
+        """Let in who passes the door, and refuse the others."""
+        events = [entry for entry in run if entry.item.__class__ is not Rejected]
+        if not self.stage.guarded:
+            verdicts: list[int] = [PASSED] * len(events)
+        else:
+            events, verdicts = self._judge(events)
+        if len(events) == len(run) and not any(verdicts):
+            accepted.extend(events)
+            return
+        judged = iter(zip(events, verdicts, strict=True))
+        for entry in run:
+            if entry.item.__class__ is Rejected:
+                self._refuse(entry, entry.item, outputs, silent=silent)
+                continue
+            event, verdict = next(judged)
+            if verdict == PASSED:
+                accepted.append(event)
+            elif verdict == REPEATED:
+                self._refuse(entry, _DUPLICATE, outputs, silent=silent)
+            else:
+                late = f"event time {entry.time} is before the watermark {event.watermark}"
+                self._refuse(entry, Rejected("late", late), outputs, silent=silent)
 
-    def _digests(self, events: Sequence[Entry]) -> list[int]:
-        """Return what the memory of ids knows each event by; inputs do not share ids."""
-        return self._dedup.digests([e.item.event_id if e.rank == 0 else f"{e.rank}\0{e.item.event_id}" for e in events])
+    def _refuse(self, entry: Entry, rejected: Rejected, outputs: list[Output], *, silent: bool) -> None:
+        if entry.offset >= self._counted[entry.rank]:
+            for tally in tallies_of(entry.record.input.topic, rejected.reason):
+                self._count(tally)
+        if rejected is not _DUPLICATE and not silent:
+            outputs.append(dead_letter(entry.record, rejected))
 
-    def _judge(self, entry: Entry, digest: int) -> Rejected | None:
-        """Judge an event at the door; whoever passes moves the clock."""
-        time, watermark = entry.time, self.watermark
-        # What is redriven is behind the watermark: its repeat is known for as long as that of an event of now.
-        known_for = time
-        if entry.record.headers and is_redriven(entry.record):
-            known_for = max(time, self.clock or time)
-        elif watermark is not None and time < watermark:
-            return Rejected("late", f"event time {time} is before the watermark {watermark}")
-        if not self._dedup.add(digest, known_for, watermark):
-            return _DUPLICATE
-        self._seen[entry.rank] = time
-        if self.clock is None or time > self.clock:
-            self._advance(time)
-        return None
+    def _judge(self, events: list[Entry]) -> tuple[list[Entry], list[int]]:
+        """Return the verdict on each event; what stands behind the watermark bears it then. Who passes moves the clock.
+
+        Inputs do not share ids.
+        """
+        if not events:
+            return events, []
+        ids = [e.item.event_id if e.rank == 0 else f"{e.rank}\0{e.item.event_id}" for e in events]
+        times = np.fromiter([e.time for e in events], np.int64, len(events))
+        redriven = np.fromiter(
+            [bool(e.record.headers) and is_redriven(e.record) for e in events], np.bool_, len(events)
+        )
+        clock = NEVER if self.clock is None else self.clock
+        said = self._dedup.judge(
+            self._dedup.digests(ids), times, redriven, clock, NEVER if self.watermark is None else self.watermark
+        )
+        self.clock = said.clock if said.clock != NEVER else None
+        self.watermark = said.watermark if said.watermark != NEVER else None
+        verdicts: list[int] = said.verdicts.tolist()
+        for rank, time in {e.rank: e.time for e, v in zip(events, verdicts, strict=True) if v == PASSED}.items():
+            self._seen[rank] = time
+        for place in np.flatnonzero(times < said.watermarks).tolist():
+            events[place] = msgspec.structs.replace(events[place], watermark=int(said.watermarks[place]))
+        return events, verdicts
 
     def _mark(self, marker: TimeMarker) -> None:
         self._advance(marker.time)
@@ -350,6 +398,45 @@ class Task:
 
     def _count(self, name: str, by: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + by
+
+
+def _runs(batch: Batch) -> Iterator[tuple[TimeMarker | None, Sequence[Entry]]]:
+    """Yield the entries between the batch's time markers, each run with the marker behind it."""
+    run: list[Entry] = batch.entries
+    if len(batch.events) < len(run):
+        run = []
+        for entry in batch.entries:
+            if isinstance(entry.item, TimeMarker):
+                yield entry.item, run
+                run = []
+            else:
+                run.append(entry)
+    yield None, run
+
+
+def read(stage: Stage, record: Record, ahead_ms: int) -> tuple[int, object]:
+    """Return the event time (UTC ms) and what a record is to a stage: an item of its own, a TimeMarker, or Rejected.
+
+    No time is more than `ahead_ms` after the append time; what cannot be read bears time 0.
+    """
+    headers = dict(record.headers) if record.headers else {}
+    if UNREADABLE_HEADER in headers:
+        return 0, Rejected("undecodable", "the name of a header is not UTF-8")
+    try:
+        if MARKER_HEADER in headers:
+            time = decode_marker(record.value or b"").time
+            if time > record.appended_at + ahead_ms:
+                return 0, Rejected("future", f"marker time {time} is after its append time {record.appended_at}")
+            return time, TimeMarker(time, headers[MARKER_HEADER] == b"end")
+        item = stage.decode(record)
+    except DecodeError as error:
+        # Time 0 puts it ahead of whatever waits: it needs no order, and must hold nothing back.
+        return 0, Rejected(error.reason, error.detail)
+    time = stage.time_of(item)
+    if time > record.appended_at + ahead_ms and stage.guarded:
+        ahead = (time - record.appended_at) // 1_000
+        return 0, Rejected("future", f"event time {time} is {ahead} s after its append time {record.appended_at}")
+    return time, item
 
 
 def store_name(stage: Stage, partition: int) -> str:

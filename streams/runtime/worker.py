@@ -1,19 +1,20 @@
 """The loop that carries a stage over Kafka: poll, order, fetch, step, commit, then (lagging) checkpoint.
 
 Kafka first: a crash between commit and checkpoint replays silently and never loses. All tasks of a worker share one
-transaction per round. Whatever goes wrong inside a round, the tasks' memory is dropped and recovery starts.
+transaction per round, and the next round begins while it is under way: its own waits for that. Whatever goes wrong
+inside a round, the tasks' memory is dropped and recovery starts.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.codec import DecodeError
 from streams import kafka
@@ -22,22 +23,28 @@ from streams.records import MARKER_HEADER, Input, Output, Record
 from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
+from streams.runtime.holding import HeldBack
+from streams.runtime.keeping import fetch, keep
+from streams.runtime.marking import IdleInputs, MarkerSender
+from streams.runtime.neighbours import Neighbours
 from streams.runtime.pace import Pace
 from streams.runtime.refusals import tallies_of, total
+from streams.runtime.rereading import Rereader
 from streams.runtime.tables import Tables
 from streams.runtime.task import Batch, Task, dead_letter
+from streams.runtime.transactions import Aborted, Transactions
 from streams.settings import Settings
 from streams.telemetry import Telemetry
 from streams.topics import check_partitions
 from streams.topologies.stage import Rejected, Stage
 
 _LOG = logging.getLogger("tidecast.worker")
-_FETCH_AHEAD_BATCHES = 8
-_SWEEP_ROWS = 500
-_BY_KEY = -1
+_FETCH_AHEAD_BATCHES = 4
+_POLLED = 1_000
 _RETRY_S = 0.2
-# An input at its end is given this long for what comes together with what waits.
-_NEAR_S = 0.02
+# When asked to stop, a step is given this long to end.
+_FINISH_S = 3.0
+_ALIVE_S = 30.0
 _NOTHING_HELD_S = 0.05
 _SOMETHING_HELD_S = 0.01
 
@@ -58,11 +65,12 @@ class Worker:
         self._telemetry = telemetry
         self._wall_ms = wall_ms
         self._prefix = settings.kafka.prefix
-        identity = f"{self._prefix}tidecast.{stage.name}.{settings.runtime.worker_id}"
+        identity = f"tidecast.{stage.name}.{settings.runtime.worker_id}"
         group = f"tidecast.{stage.name}"
-        self._consumer = Consumer(kafka.consumer_config(settings, group, instance_id=identity))
+        self._consumer = Consumer(kafka.consumer_config(settings, group, instance_id=self._prefix + identity))
         self._rest = kafka.EndRest(self._consumer, settings)
-        self._producer = Producer(kafka.producer_config(settings, transactional_id=identity))
+        self._rereader = Rereader(settings)
+        self._transactions = Transactions(settings, identity, self._consumer)
         self._tasks: dict[int, Task] = {}
         self._partitions = 0
         self._rank_of: dict[Input, Task] = {}
@@ -70,16 +78,14 @@ class Worker:
         self._claimed: set[int] = set()
         self._member = False
         self._in_round = False
-        self._assigned_at = 0.0
-        self._at_end: dict[Input, float] = {}
-        self._last_real: dict[Input, float] = {}
-        self._marked: dict[Input, int] = {}
-        self._waited_for: dict[Input, float] = {}
-        self._marks_looked_at = 0.0
+        self._idle = IdleInputs(settings.time, time.monotonic)
+        self._markers = MarkerSender(settings, self._idle.unmarked)
+        self._neighbours = Neighbours(stage, settings, time.monotonic)
         # Behind the door a message carries a whole batch of events.
         most = settings.runtime.batch_max_events
-        self._pace = Pace(most, most) if stage.guarded else Pace(max(10, most // 20), 1)
-        self._held: set[Input] = set()
+        self._pace = Pace(most, most) if stage.guarded else Pace(max(10, most // 80), 1)
+        self._polled = max(_POLLED, most) if stage.guarded else _POLLED
+        self._held = HeldBack(self._consumer, self._prefix)
         self._generation = 0
         self._checkpointed = 0.0
         self._stopping = False
@@ -89,6 +95,10 @@ class Worker:
         telemetry.status = self.status
 
     # -- life -------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Begin to end what a predecessor of this id left open: Kafka may take half a second, so call this early."""
+        self._transactions.settle()
 
     def stop(self) -> None:
         """Ask the loop to finish its round, write a checkpoint, and return. Safe in a signal handler."""
@@ -106,7 +116,10 @@ class Worker:
             raise TidecastError(f"Kafka: {error.args[0].str()} ({error.args[0].name()})") from error
         finally:
             self._drop()
+            self._transactions.close()
             self._consumer.close()
+            self._rereader.close()
+            self._neighbours.close()
             if self._tables is not None:
                 self._tables.close()
 
@@ -131,13 +144,13 @@ class Worker:
         }
 
     def _open(self) -> None:
-        self._telemetry.set_ready("waiting for Kafka")
+        self._tell("waiting for Kafka")
         self._partitions = self._check_topics()
         self._tables = Tables(self._settings, self._stage.tables)
-        self._telemetry.set_ready("waiting for the predecessor's transaction")
-        # Settles what a predecessor under this id left open; committed offsets are safe to read only after it.
-        self._producer.init_transactions(60)
-        self._telemetry.set_ready("waiting for an assignment")
+        self._tell("waiting for the predecessor's transaction")
+        # Committed offsets are safe to read only after it.
+        self._transactions.settled()
+        self._tell("waiting for an assignment")
         topics = [self._stage.tables[-1]] if self._stage.single_task else list(self._stage.inputs)
         self._consumer.subscribe(
             [self._prefix + topic for topic in topics],
@@ -155,6 +168,8 @@ class Worker:
             self._checkpoint_all()
         except (StoreUnavailable, CheckpointConflict) as error:
             _LOG.warning("no checkpoint on leaving (%s): the next start replays a little more", error)
+        except _Dropped:
+            pass  # nothing is in memory that a checkpoint could hold
 
     # -- one turn ---------------------------------------------------------------------------------------------
 
@@ -162,6 +177,8 @@ class Worker:
         try:
             self._claim()
             self._poll()
+            if self._transactions.ended():
+                self._finish()
             if self._overdue():
                 # No more may be taken on than a store that is full, or only read from, lets go of.
                 self._checkpoint_all()
@@ -169,7 +186,9 @@ class Worker:
             batches = self._take()
             if batches:
                 self._round(batches)
-            if not batches or self._marks_due():
+                # A step may let go of what it waited for.
+                self._hold_back()
+            if self._stage.ordered and (not batches or self._idle.due()):
                 self._mark_time()
             if self._due():
                 self._checkpoint_all()
@@ -183,39 +202,44 @@ class Worker:
             self._wait_for_store(error)
 
     def _poll(self) -> None:
-        self._rest.wake({(self._prefix + input_.topic, input_.partition) for input_ in self._held})
-        busy = self._stage.lacks() is None and any(task.can_take() for task in self._tasks.values())
-        held = any(task.held_back_by() for task in self._tasks.values())
-        wait = 0.0 if busy else self._rest.wait_s(_SOMETHING_HELD_S if held else _NOTHING_HELD_S)
-        messages = kafka.take(self._consumer, 1_000, wait)
-        now = time.monotonic()
-        input_, task = None, None
+        self._markers.poll()
+        self._rest.wake(self._held.places)
+        messages = kafka.take(self._consumer, self._polled, self._rest.wait_s(self._patience_s()))
+        input_, task, brought = None, None, None
         for message in messages:
             error = message.error()
             if error is not None:
-                self._on_error(message, error, now)
+                self._on_error(message, error)
                 input_ = None
                 continue
             record = kafka.record_of(message, self._prefix)
             if record.input is not input_:
                 input_ = record.input
                 task = self._rank_of.get(input_)
-                for notes in (self._at_end, self._marked, self._waited_for):
-                    notes.pop(input_, None)
+                self._idle.heard(input_)
+                brought = None
             if task is None:
                 continue
-            if not record.headers or not any(name == MARKER_HEADER for name, _ in record.headers):
-                self._last_real[input_] = now
+            if brought is not input_ and not (record.headers and any(n == MARKER_HEADER for n, _ in record.headers)):
+                brought = input_
+                self._idle.brought(input_)
             task.feed(record)
         if messages:
             hooks.reach("after_decode")
             self._hold_back()
 
-    def _on_error(self, message: Any, error: KafkaError, now: float) -> None:
+    def _patience_s(self) -> float:
+        """Return how long to wait for messages: not at all while there is something to do."""
+        tasks = self._tasks.values()
+        if self._stage.lacks() is None and any(task.can_take() for task in tasks):
+            return 0.0
+        return _SOMETHING_HELD_S if any(task.held_back_by() for task in tasks) else _NOTHING_HELD_S
+
+    def _on_error(self, message: Any, error: KafkaError) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             input_ = Input(message.topic()[len(self._prefix) :], message.partition())
-            self._at_end.setdefault(input_, now)
+            self._idle.at_end(input_)
             if input_ in self._rank_of:
                 self._rest.at_end(message)
         # A duplicate static member arrives as _FATAL whose .fatal() is False.
@@ -233,14 +257,7 @@ class Worker:
 
     def _hold_back(self) -> None:
         limit = self._settings.runtime.batch_max_events * _FETCH_AHEAD_BATCHES
-        for input_, task in self._rank_of.items():
-            partition = [TopicPartition(self._prefix + input_.topic, input_.partition)]
-            if input_ not in self._held and task.buffered(input_) > limit:
-                self._consumer.pause(partition)
-                self._held.add(input_)
-            elif input_ in self._held and task.buffered(input_) < limit // 2:
-                self._consumer.resume(partition)
-                self._held.discard(input_)
+        self._held.look((input_, task.fullness(input_, limit)) for input_, task in self._rank_of.items())
 
     def _read_tables(self) -> None:
         tables = self._tables
@@ -273,6 +290,7 @@ class Worker:
             self._transact(
                 outputs, [TopicPartition(self._prefix + i.topic, i.partition, end) for i, end in ends.items()]
             )
+            self._finish()
             for record, rejected in refused:
                 self._of_tables.update(tallies_of(record.input.topic, rejected.reason))
         self._unreadable.clear()
@@ -288,8 +306,6 @@ class Worker:
                 if batch.silent:
                     hooks.reach("during_recovery")
                 batches.append((task, batch))
-        if batches:
-            self._hold_back()
         return batches
 
     def _round(self, batches: Sequence[tuple[Task, Batch]]) -> None:
@@ -313,6 +329,7 @@ class Worker:
         live: list[Task] = []
         for task, batch in batches:
             outputs.extend(task.step(batch, now_ms))
+            outputs.extend(self._recall(task, batch, now_ms))
             if not batch.silent:
                 live.append(task)
             self._telemetry.count(self._telemetry.records, (entry.record.input.topic for entry in batch.entries))
@@ -323,16 +340,47 @@ class Worker:
         self._in_round = False
         self._telemetry.batch_seconds.observe(time.perf_counter() - started)
 
+    def _recall(self, task: Task, batch: Batch, now_ms: int) -> list[Output]:
+        """Read the log again for a step that looks back, until it is over."""
+        outputs: list[Output] = []
+        began = polled = time.monotonic()
+        while (wanted := task.wants()) is not None:
+            records = self._rereader.read(*wanted)
+            if records:
+                outputs.extend(task.recall(records, batch, now_ms))
+            else:
+                _LOG.warning("%s offset %d: no answer from Kafka; asking again", *wanted)
+            now = time.monotonic()
+            if self._stopping and now - began > _FINISH_S:
+                self._drop()
+                raise _Dropped
+            if now - polled > _ALIVE_S:
+                polled = now
+                self._stay_a_member()
+        return outputs
+
+    def _stay_a_member(self) -> None:
+        """Poll in the middle of a round, as the group asks for now and then, and take nothing."""
+        generation = self._generation
+        with self._taking_nothing():
+            self._consumer.poll(0)
+        if self._generation != generation:
+            raise _Dropped
+
+    @contextmanager
+    def _taking_nothing(self) -> Iterator[None]:
+        """Let a poll keep the membership and bring no records; what was held back is free again afterwards."""
+        generation = self._generation
+        assignment = [TopicPartition(self._prefix + i.topic, i.partition) for i in self._rank_of]
+        if assignment:
+            self._consumer.pause(assignment)
+        yield
+        if generation == self._generation and assignment:
+            self._consumer.resume(assignment)
+            self._held.clear()
+
     def _fetch(self, task: Task, batch: Batch) -> None:
-        keys = task.missing(batch)
-        if keys:
-            header, rows = self._store.read(task.name, keys)
-            if header != task.expected_header:
-                raise CheckpointConflict(
-                    f"{task.name}: the stored checkpoint is not the one written last"
-                    + (" (it is gone)" if header is None else "")
-                )
-            task.load(dict(zip(keys, rows, strict=True)))
+        fetch(self._store, task, batch)
         if batch.silent:
             return
         now_ms = self._wall_ms()
@@ -356,105 +404,36 @@ class Worker:
             for input_, offset in task.offsets().items()
         ]
         self._transact(outputs, offsets)
-        self._telemetry.count(self._telemetry.outputs, (output.topic for output in outputs))
 
     def _transact(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
-        producer = self._producer
+        """Begin a transaction, after the one before: with its end, what was stepped meanwhile may be worth nothing."""
+        self._finish()
+        self._transactions.begin(outputs, offsets)
+
+    def _finish(self) -> None:
+        """Wait for the transaction under way, if there is one: from then on all that is in memory is committed."""
         try:
-            producer.begin_transaction()
-            hooks.reach("before_produce")
-            for output in outputs:
-                self._produce(output)
-            hooks.reach("after_produce")
-            if offsets:
-                producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), 30)
-            hooks.reach("before_commit")
-            self._commit_transaction()
-            hooks.reach("after_commit")
-        except KafkaException as error:
+            written = self._transactions.finish()
+        except Aborted as error:
             self._telemetry.transactions.labels("aborted").inc()
-            kafka.raise_typed(error)
-            _LOG.warning("transaction aborted: %s; dropping memory and recovering", error.args[0].str())
-            self._abort()
+            _LOG.warning("transaction aborted: %s; dropping memory and recovering", error)
             self._recover()
             raise _Dropped from error
-        self._telemetry.transactions.labels("committed").inc()
-
-    def _produce(self, output: Output) -> None:
-        partition = output.partition if output.partition is not None else _BY_KEY
-        headers = list(output.headers) if output.headers else None
-        while True:
-            try:
-                self._producer.produce(
-                    self._prefix + output.topic, output.value, output.key, partition, headers=headers
-                )
-                return
-            except BufferError:
-                self._producer.poll(0.05)
-
-    def _commit_transaction(self) -> None:
-        while True:
-            try:
-                self._producer.commit_transaction(30)
-                return
-            except KafkaException as error:
-                if not error.args[0].retriable():
-                    raise
-                _LOG.info("commit is tried again: %s", error.args[0].str())
-
-    def _abort(self) -> None:
-        while True:
-            try:
-                self._producer.abort_transaction(30)
-                return
-            except KafkaException as error:
-                if not error.args[0].retriable():
-                    kafka.raise_typed(error)
-                    raise TidecastError(f"Kafka: abort failed: {error.args[0].str()}") from error
+        if written is not None:
+            self._telemetry.transactions.labels("committed").inc()
+            self._telemetry.count(self._telemetry.outputs, (output.topic for output in written))
 
     # -- idle inputs ------------------------------------------------------------------------------------------
 
-    def _marks_due(self) -> bool:
-        """Say whether even a busy worker must look after its quiet tasks: four times in the time an input may idle."""
-        return (time.monotonic() - self._marks_looked_at) * 4_000 >= self._settings.time.idle_ms
-
     def _mark_time(self) -> None:
-        """Write time markers into empty inputs that hold others back, or whose task lags behind its neighbours."""
-        idle_s = self._settings.time.idle_ms / 1_000
-        now = self._marks_looked_at = time.monotonic()
-        latest = max((t for t in (task.latest() for task in self._tasks.values()) if t is not None), default=None)
-        if latest is None:
-            return
-        outputs = []
-        for task in self._tasks.values():
-            held_by = task.held_back_by()
-            target = task.release_time() if held_by else None
-            waited_for: Sequence[Input] = held_by
-            # A task that holds no event, a marker at most, may only be behind the others; those downstream wait for it.
-            if target is None and (held_by or not any(map(task.buffered, task.inputs))) and (task.clock or 0) < latest:
-                target, waited_for = latest, task.inputs
-            if task.recovering or target is None:
-                for input_ in task.inputs:
-                    self._waited_for.pop(input_, None)
-                continue
-            # A small step makes nothing late that is in order with what the task has seen. Before a leap the input gets
-            # its time: what it is waited for may have been sent together with what waits, and arrive just after it.
-            lateness = self._settings.time.allowed_lateness_s * 1_000
-            leaps = task.clock is None or target - task.clock > lateness
-            for input_ in waited_for:
-                since = self._waited_for.setdefault(input_, now)
-                quiet = max(self._last_real.get(input_, self._assigned_at), since if leaps else 0.0)
-                # Nor does a step make late what follows upon what the input has just brought, with room for disorder.
-                seen = task.seen_until(input_)
-                near = seen is not None and 2 * (target - seen) <= lateness
-                needed = min(idle_s, _NEAR_S) if near else idle_s
-                # Once for each time: what was written comes back as a record, which clears the note.
-                if input_ in self._at_end and now - quiet >= needed and self._marked.get(input_, -1) < target:
-                    self._marked[input_] = target
-                    value = json.dumps({"time": target, "source": self._settings.runtime.worker_id}).encode()
-                    outputs.append(Output(input_.topic, None, value, input_.partition, ((MARKER_HEADER, b"time"),)))
-        if outputs and self._stage.ordered:
-            self._transact(outputs, [])
+        elsewhere = self._neighbours.latest(self._owned_elsewhere())
+        for input_, time_ms in self._idle.marks(list(self._tasks.values()), elsewhere):
+            self._markers.send(input_, time_ms)
+
+    def _owned_elsewhere(self) -> list[Input]:
+        if self._unclaimed or not self._tasks:
+            return []
+        return [i for p in range(self._partitions) if p not in self._tasks for i in self._inputs_of(p)]
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
@@ -469,14 +448,13 @@ class Worker:
         return any(task.dirty() >= runtime.checkpoint_max_rows for task in self._tasks.values())
 
     def _checkpoint_all(self) -> None:
+        self._finish()
         self._checkpointed = time.monotonic()
         for task in self._tasks.values():
-            if task.recovering or not task.changed():
+            if not task.changed():
                 continue
             try:
-                self._sweep(task)
-                checkpoint = task.checkpoint()
-                self._store.checkpoint(task.name, checkpoint)
+                keep(self._store, task, self._settings.runtime.cache_max_rows)
             except StoreUnavailable as error:
                 self._telemetry.checkpoints.labels("unavailable").inc()
                 self._tell_unflushed()
@@ -484,18 +462,9 @@ class Worker:
                     raise
                 _LOG.warning("checkpoint of %s is late: %s", task.name, error)
                 continue
-            task.written(checkpoint)
             self._telemetry.checkpoints.labels("written").inc()
             hooks.reach("after_checkpoint")
-            task.trim(self._settings.runtime.cache_max_rows)
         self._tell_unflushed()
-
-    def _sweep(self, task: Task) -> None:
-        period = task.expiry_period()
-        if period is None or task.watermark is None:
-            return
-        old, looked_at = self._store.old_keys(task.name, period, task.watermark - self._stage.memory_ms, _SWEEP_ROWS)
-        task.expire(period, old, looked_at, complete=looked_at < _SWEEP_ROWS)
 
     def _tell_unflushed(self) -> None:
         for task in self._tasks.values():
@@ -516,18 +485,15 @@ class Worker:
         self._telemetry.set_ready(f"paused: {error}")
         self._telemetry.paused.set(1)
         generation = self._generation
-        assignment = [TopicPartition(self._prefix + i.topic, i.partition) for i in self._rank_of]
-        if assignment:
-            self._consumer.pause(assignment)
         ping = getattr(self._store, "ping", lambda: True)
-        self._consumer.poll(_RETRY_S)  # also where it answers and only refuses to write
-        while not self._stopping and generation == self._generation and not ping():
-            self._consumer.poll(_RETRY_S)
-        if generation == self._generation and assignment:
-            self._consumer.resume(assignment)
-            self._held.clear()
+        with self._taking_nothing():
+            self._consumer.poll(_RETRY_S)  # also where it answers and only refuses to write
+            while not self._stopping and generation == self._generation and not ping():
+                self._consumer.poll(_RETRY_S)
+                if self._transactions.ended():
+                    self._end_quietly()
         self._telemetry.paused.set(0)
-        self._telemetry.set_ready(None)
+        self._say_readiness()
 
     # -- assignment -------------------------------------------------------------------------------------------
 
@@ -540,18 +506,24 @@ class Worker:
         self._drop()
         # Nothing is fetched until the next turn has read checkpoints and committed offsets.
         consumer.assign([])
-        self._telemetry.set_ready("recovering")
+        self._tell("recovering")
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Called between transactions: what is in memory is committed, unless a batch in hand waits for the store.
+        # What is under way still ends under this generation; a batch in hand that waits for the store is dropped.
         if not self._in_round:
             self._leave_a_checkpoint()
+        self._end_quietly()
         self._release()
         consumer.unassign()
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._end_quietly()
         self._release()
         consumer.unassign()
+
+    def _end_quietly(self) -> None:
+        with suppress(_Dropped):
+            self._finish()
 
     def _release(self) -> None:
         self._generation += 1
@@ -560,16 +532,13 @@ class Worker:
         self._member = False
         self._drop()
         self._telemetry.keep(())
-        self._telemetry.set_ready("waiting for an assignment")
+        self._tell("waiting for an assignment")
 
     def _drop(self) -> None:
         self._in_round = False
         self._tasks.clear()
         self._rank_of.clear()
-        self._at_end.clear()
-        self._last_real.clear()
-        self._marked.clear()
-        self._waited_for.clear()
+        self._idle.clear()
         self._held.clear()
 
     def _recover(self) -> None:
@@ -578,12 +547,13 @@ class Worker:
         self._unclaimed |= self._claimed
         self._generation += 1
         self._drop()
-        self._telemetry.set_ready("recovering")
+        self._tell("recovering")
 
     def _claim(self) -> None:
         """Take the assigned tasks: read R and C, start reading at R, and fence the epoch by a first commit."""
         if not self._unclaimed:
             return
+        self._finish()
         numbers = sorted(self._unclaimed)
         self._claimed = set(numbers)
         self._drop()
@@ -601,6 +571,7 @@ class Worker:
                 self._telemetry.fail(str(error))
                 raise
             tasks.append(task)
+            _LOG.info("%s: %d records rebuild its state", task.name, task.to_rebuild())
         log.close()
         fences = [
             TopicPartition(self._prefix + i.topic, i.partition, bound, metadata=str(task.epoch))
@@ -609,12 +580,13 @@ class Worker:
         ]
         try:
             self._transact([], fences)
+            self._finish()
         except _Dropped:
             # The group may have given this member up; it hears of that, and joins again, only in a poll.
             self._poll()
             raise
         self._unclaimed = set()
-        self._assigned_at = time.monotonic()
+        self._idle.begin()
         self._telemetry.keep([task.name for task in tasks])
         for task in tasks:
             self._tasks[task.partition] = task
@@ -639,4 +611,10 @@ class Worker:
             return
         recovering = [task.name for task in self._tasks.values() if task.recovering]
         rebuilding = f"rebuilding {', '.join(recovering)}" if recovering else None
-        self._telemetry.set_ready(rebuilding or self._stage.lacks())
+        self._tell(rebuilding or self._stage.lacks())
+
+    def _tell(self, reason: str | None) -> None:
+        """Say whether it is ready; a start that takes long shows in the log what it takes long for."""
+        if reason != self._telemetry.reason:
+            _LOG.info("%s", reason or "ready")
+        self._telemetry.set_ready(reason)

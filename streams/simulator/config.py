@@ -24,7 +24,9 @@ class FaultRates(BaseModel):
     too_late: float = Field(0.001, ge=0, le=1, description="sent after more than the allowed lateness")
     corrupt: float = Field(0.002, ge=0, le=1, description="share of clicks whose bytes are damaged")
     skewed_users: float = Field(0.0, ge=0, le=1, description="share of users whose clock is wrong")
-    skew_ms: int = Field(90_000, ge=-DAY_MS, le=DAY_MS, description="how far their clock is ahead")
+    skew_ms: int = Field(
+        90_000, ge=-30 * DAY_MS, le=30 * DAY_MS, description="how far their clock is ahead; behind, where below 0"
+    )
     allowed_lateness_s: int = Field(600, ge=10, le=30 * 86_400, description="the reader's, by which late is meant")
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -15,8 +16,20 @@ from streams.records import CLICKSTREAM, ORDERS
 from streams.simulator.config import FaultRates
 from streams.sources.reader import SourceEvent
 
-Sent = tuple[str, bytes | None, bytes, int]
-"""Topic, key, value, event time (UTC ms); the order of the sequence is that of the log."""
+
+class Sent(NamedTuple):
+    """One record on its way to the log; the order of the sequence is that of the log.
+
+    `time_ms`: when it happened (UTC ms), whatever its own clock says. `faults`: what was done to it, by the names of
+    `Faults.counts`; "duplicate" is the second of two, which both bear the other names.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    time_ms: int
+    faults: tuple[str, ...] = ()
+
 
 _CHUNK = 4_096
 _DRAWS = 6
@@ -38,10 +51,12 @@ class Faults:
             while held and held[0][0] <= event.time_ms:
                 yield heapq.heappop(held)[2]
             if event.topic not in (CLICKSTREAM, ORDERS):
-                yield event.topic, event.key, encode_event(event.value), event.time_ms  # type: ignore[arg-type]
+                yield Sent(event.topic, event.key, encode_event(event.value), event.time_ms)  # type: ignore[arg-type]
                 continue
             sent = self._encode(event, draws)
-            delay = self._delay(draws)
+            delay, why = self._delay(draws)
+            sent = sent._replace(faults=sent.faults + why)
+            self.counts.update(sent.faults)
             if delay:
                 number += 1
                 heapq.heappush(held, (event.time_ms + delay, number, sent))
@@ -51,7 +66,8 @@ class Faults:
                 self.counts["duplicate"] += 1
                 number += 1
                 again = delay + 1_000 + int(self._spread(draws[4]) * 60_000)
-                heapq.heappush(held, (event.time_ms + again, number, sent))
+                twice = sent._replace(faults=(*sent.faults, "duplicate"))
+                heapq.heappush(held, (event.time_ms + again, number, twice))
         while held:
             yield heapq.heappop(held)[2]
 
@@ -63,34 +79,31 @@ class Faults:
             yield event, pending.pop()
 
     def _encode(self, event: SourceEvent, draws: list[float]) -> Sent:
-        value, time = event.value, event.time_ms
+        value = event.value
+        faults: tuple[str, ...] = ()
         key = event.key or b""
         if self._rates.skewed_users and crc32(key) < self._rates.skewed_users * 2**32:
-            self.counts["skewed"] += 1
-            time += self._rates.skew_ms
-            value = msgspec.structs.replace(value, time=time)  # type: ignore[type-var]
+            faults = ("skewed",)
+            value = msgspec.structs.replace(value, time=event.time_ms + self._rates.skew_ms)  # type: ignore[type-var]
         data = encode_event(value)  # type: ignore[arg-type]
         if draws[0] < self._rates.corrupt and isinstance(value, Click):
-            self.counts["corrupt"] += 1
+            faults = (*faults, "corrupt")
             data = _damaged(data, draws[1])
-        return event.topic, event.key, data, time
+        return Sent(event.topic, event.key, data, event.time_ms, faults)
 
-    def _delay(self, draws: list[float]) -> int:
-        """Draw how long an event is held back (ms of event time); mostly not at all."""
+    def _delay(self, draws: list[float]) -> tuple[int, tuple[str, ...]]:
+        """Draw how long an event is held back (ms of event time), and the fault's name; mostly not at all."""
         rates, chance = self._rates, draws[2]
         lateness_ms = rates.allowed_lateness_s * 1_000
         if chance < rates.too_late:
-            self.counts["too_late"] += 1
-            return int(lateness_ms * (1.5 + 2.0 * draws[5]))
+            return int(lateness_ms * (1.5 + 2.0 * draws[5])), ("too_late",)
         chance -= rates.too_late
         if chance < rates.late:
-            self.counts["late"] += 1
-            return int(lateness_ms * (0.1 + 0.8 * draws[5]))
+            return int(lateness_ms * (0.1 + 0.8 * draws[5])), ("late",)
         chance -= rates.late
         if chance < rates.disordered:
-            self.counts["disordered"] += 1
-            return 1 + int(self._spread(draws[5]) * rates.disorder_mean_s * 1_000)
-        return 0
+            return 1 + int(self._spread(draws[5]) * rates.disorder_mean_s * 1_000), ("disordered",)
+        return 0, ()
 
     @staticmethod
     def _spread(uniform: float) -> float:

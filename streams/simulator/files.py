@@ -14,11 +14,11 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from schemas.codec import Catalog, Click, Order, Plan
+from schemas.currency import decimals_of
 from streams.records import CATALOG, CLICKSTREAM, ORDERS, PLAN
 from streams.simulator.config import DAY_MS
 from streams.simulator.shop import Shop
 from streams.sources import Unreadable
-from streams.sources.values import decimals_of
 
 _TABLES = {CLICKSTREAM: "clicks", ORDERS: "orders", CATALOG: "catalog", PLAN: "plan"}
 _HEADERS = {

@@ -38,7 +38,7 @@ def send_shop(
     started = marked_at = clock.now()
     reached = sent = unmarked = 0
     with Sender(settings, shop.config.name, (CLICKSTREAM, ORDERS, CATALOG, PLAN)) as sender:
-        for topic, key, value, time_ms in shop.events():
+        for topic, key, value, time_ms, _ in shop.events():
             sender.send(topic, key, value)
             if topic in (CLICKSTREAM, ORDERS):
                 reached = max(reached, time_ms)

@@ -33,7 +33,7 @@ class Shop:
         self.faults: Counter[str] = Counter()
 
     def events(self) -> Iterator[Sent]:
-        """Yield (topic, key, value, event time) as they reach the log: with duplicates, late, damaged and all.
+        """Yield the records as they reach the log: with duplicates, late, damaged and all.
 
         `faults` counts what was done to them.
         """
@@ -52,7 +52,7 @@ class Shop:
         for position, fact in enumerate(assortment.plan(), 1):
             plan = Plan(
                 f"{config.name}:plan:{position}", fact.time_ms, f"p{fact.product}", fact.price,
-                {"promotion": float(fact.promotion)},
+                {"promotion": float(fact.promotion)}, config.currency,
             )  # fmt: skip
             yield SourceEvent(PLAN, plan.product_id.encode(), plan.time, plan, 1, position)  # type: ignore[union-attr]
         numbers = [0, 0, 0]

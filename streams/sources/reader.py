@@ -75,6 +75,11 @@ class Source:
         return self._spec.timezone
 
     @property
+    def names_timezone(self) -> bool:
+        """Whether the description says so, or leaves it open."""
+        return "timezone" in self._spec.model_fields_set
+
+    @property
     def gaps(self) -> Literal["zero", "missing"]:
         """What a period without an order line says: nothing sold, or nothing known."""
         return self._spec.orders.gaps if self._spec.orders is not None else "zero"

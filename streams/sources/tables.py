@@ -141,7 +141,9 @@ class PlanRows(_OneByOne):
         product = self._product(row)
         values = ((name, read(row)) for name, read in self._covariates)
         known = {name: value for name, value in values if value is not None}
-        event = Plan(f"{self._prefix}{number}", time, product, not_negative("price", self._price(row)), known)
+        price = not_negative("price", self._price(row))
+        currency = None if price is None else self._source.currency
+        event = Plan(f"{self._prefix}{number}", time, product, price, known, currency)
         return time, PLAN, None if product is None else product.encode(), event, 1
 
 

@@ -8,14 +8,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from zoneinfo import ZoneInfo
 
+from schemas.currency import decimals_of
 from schemas.wire import MAX_INT, MAX_TEXT, TIME_END, Reason
 
-_NO_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
-_DECIMALS = {
-    **dict.fromkeys(_NO_DECIMALS.split(), 0),
-    **dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3),
-    **dict.fromkeys(["CLF", "UYW"], 4),
-}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _EXACT = Context(prec=100)
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # local and UTC times alike are counted from it
@@ -31,15 +26,6 @@ class BadValue(ValueError):
         self.field = field
         self.detail = detail
         super().__init__(f"{field}: {detail}")
-
-
-def decimals_of(currency: str) -> int:
-    """Return how many decimals `currency` has (ISO 4217; 2 where it says nothing else).
-
-    >>> decimals_of("EUR"), decimals_of("JPY"), decimals_of("KWD")
-    (2, 0, 3)
-    """
-    return _DECIMALS.get(currency, 2)
 
 
 def check_text(field: str, value: str) -> str:

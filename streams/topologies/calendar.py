@@ -1,4 +1,4 @@
-"""The shop's own calendar: its wall clock and holidays, and demand buckets (number of a time, start of a number)."""
+"""Demand buckets by the shop's own wall clock: the number of a time, and the start of a number."""
 
 from __future__ import annotations
 
@@ -6,26 +6,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from features.calendar import ShopCalendar
-from features.sets import schema_hash
 from models.buckets import Freq, bucket_start
-from streams.settings import Settings
 
 _HOUR_MS = 3_600_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).toordinal()
-
-
-def shop_calendar(settings: Settings) -> ShopCalendar:
-    """Return the calendar that the settings name; one for all who ask, for its holidays take a moment to compute."""
-    return _shop_calendar(settings.shop.timezone, settings.shop.country)
-
-
-def feature_schema(settings: Settings) -> str:
-    """Return the hash of the feature definitions under the shop's calendar."""
-    return schema_hash(calendar=shop_calendar(settings).digest)
-
-
-_shop_calendar = lru_cache(maxsize=8)(ShopCalendar)
 
 
 class Calendar:

@@ -1,4 +1,4 @@
-"""Demand: activity becomes product rows and bucketed series; each time a bucket closes, a forecast with quantiles.
+"""Demand: activity becomes rows of products and categories, and series; as a bucket closes, a forecast with quantiles.
 
 A bucket closes only through a record that moves the least upstream watermark past its end. Till then its counts are
 sums; what is said of it later waits for its turn in event time. So what is told depends on the events alone, not on how
@@ -14,8 +14,9 @@ from zlib import crc32
 import msgspec
 
 from features.products import ProductFeatures
-from schemas.codec import Catalog, DecodeError, Plan, decode_catalog, decode_plan
-from schemas.internal import ActivityBatch, ActivityRow, EventKind, decode_activity
+from models.buckets import kept_buckets
+from schemas.codec import DecodeError
+from schemas.internal import ActivityBatch, ActivityRow, CategoryRow, EventKind, decode_activity
 from schemas.outputs import decode_announcement, encode_demand, encode_history
 from streams.errors import RecoveryError
 from streams.records import (
@@ -27,7 +28,6 @@ from streams.records import (
     PLAN,
     PREDICTIONS,
     SHADOW,
-    Input,
     Output,
     Record,
 )
@@ -36,11 +36,12 @@ from streams.runtime.merge import Entry
 from streams.settings import Settings
 from streams.topologies.calendar import Calendar
 from streams.topologies.changes import WaitingChanges
-from streams.topologies.facts import Facts
-from streams.topologies.forecasting import DemandModels, Forecast, kept_buckets
+from streams.topologies.facts import Facts, decode_fact
+from streams.topologies.forecasting import DemandModels, Forecast
 from streams.topologies.layout import DEMAND_STAGE, demand_layout
 from streams.topologies.series import Bucket, Series
-from streams.topologies.stage import State, Step
+from streams.topologies.shop import shop_of
+from streams.topologies.stage import Forward, State, Step
 from streams.topologies.upstream import check_batch
 
 _SHARDS = 64
@@ -48,7 +49,7 @@ _COUNTED = frozenset({EventKind.VIEW, EventKind.ADD_TO_CART, EventKind.PURCHASE,
 
 
 class DemandStage:
-    """The stage of products. It holds the catalog, the plan and the models that all its tasks use."""
+    """The stage of products and categories. It holds the catalog, the plan and the models that all its tasks use."""
 
     name = DEMAND_STAGE
     inputs = (ACTIVITY,)
@@ -58,7 +59,7 @@ class DemandStage:
     ordered = False
     guarded = False
     single_task = False
-    expiring = ("p:", "s:")
+    expiring = ("p:", "c:", "s:")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -66,7 +67,7 @@ class DemandStage:
         self.layout = demand_layout()
         self.calendar = Calendar(settings.demand.bucket, settings.shop.timezone)
         self.kept = kept_buckets(settings.demand.bucket)
-        self.facts = Facts()
+        self.facts = Facts(shop_of(settings).exchange)
         self.models = DemandModels(settings)
         bucket_ms = {"H": 3_600_000, "D": 86_400_000, "W": 7 * 86_400_000}[settings.demand.bucket]
         self.memory_ms = max(ProductFeatures().memory_ms, (self.kept + settings.demand.retire_after) * bucket_ms)
@@ -91,10 +92,7 @@ class DemandStage:
             if record.key is None or not record.key.startswith(b"demand/"):
                 return False
             return self.models.announce(decode_announcement(record.value))
-        fact: Catalog | Plan = (
-            decode_catalog(record.value) if record.input.topic == CATALOG else decode_plan(record.value)
-        )
-        self.facts.learn(fact)
+        self.facts.learn(decode_fact(record))
         return False
 
     def lacks(self) -> str | None:
@@ -120,11 +118,12 @@ class _Extra(msgspec.Struct):
     calendar: str
 
 
-class _DemandState:
+class _DemandState(Forward):
     def __init__(self, stage: DemandStage, partition: int) -> None:
         self._stage = stage
         self._partition = partition
-        self._features = ProductFeatures()
+        self._products = ProductFeatures()
+        self._categories = ProductFeatures("category")
         self._series: dict[str, Series] = {}
         self._dirty_series: set[str] = set()
         self._live: set[str] = set()
@@ -144,6 +143,7 @@ class _DemandState:
 
     def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
         products: dict[str, None] = {}
+        categories: dict[str, None] = {}
         upstream = dict(self._upstream)
         for entry in entries:
             batch = entry.item
@@ -151,6 +151,8 @@ class _DemandState:
             upstream[batch.task] = _later(upstream.get(batch.task), batch.watermark)
             for row in batch.rows:
                 products[row.product_id] = None
+            for one in batch.categories:
+                categories[one.category_id] = None
         wanted = dict(products)
         watermark = self._least(upstream, entries)
         if watermark is not None:
@@ -158,11 +160,13 @@ class _DemandState:
                 wanted.update(dict.fromkeys(sorted(self._live)))
             if self._waiting.due(watermark):
                 wanted.update(dict.fromkeys(self._waiting.products()))
-        keys = [f"p:{product}" for product in self._features.missing(products)]
+        keys = [f"p:{product}" for product in self._products.missing(products)]
+        keys += [f"c:{category}" for category in self._categories.missing(categories)]
         return keys + [f"s:{one}" for one in wanted if one not in self._series]
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
-        self._features.load_all({key[2:]: row for key, row in rows.items() if key.startswith("p:")})
+        self._products.load_all({key[2:]: row for key, row in rows.items() if key.startswith("p:")})
+        self._categories.load_all({key[2:]: row for key, row in rows.items() if key.startswith("c:")})
         self._waiting.load(rows)
         for key, row in rows.items():
             kind, name = key[:2], key[2:]
@@ -178,10 +182,11 @@ class _DemandState:
         return
 
     def dirty(self) -> int:
-        return self._features.dirty() + len(self._dirty_series)
+        return self._products.dirty() + self._categories.dirty() + len(self._dirty_series)
 
     def drain(self) -> Rows:
-        rows: Rows = {f"p:{product}": row for product, row in self._features.drain().items()}
+        rows: Rows = {f"p:{product}": row for product, row in self._products.drain().items()}
+        rows.update({f"c:{category}": row for category, row in self._categories.drain().items()})
         for product in self._dirty_series:
             series = self._series[product]
             if self._closed is not None:
@@ -199,16 +204,17 @@ class _DemandState:
         return rows
 
     def forget(self, keys: Iterable[str]) -> None:
-        products = []
+        gone: dict[str, list[str]] = {"p:": [], "c:": [], "s:": []}
         for key in keys:
-            if key.startswith("p:"):
-                products.append(key[2:])
-            else:
-                self._series.pop(key[2:], None)
-        self._features.forget(products)
+            gone[key[:2]].append(key[2:])
+        self._products.forget(gone["p:"])
+        self._categories.forget(gone["c:"])
+        for product in gone["s:"]:
+            self._series.pop(product, None)
 
     def trim(self, limit: int) -> None:
-        self._features.evict(limit)
+        self._products.evict(limit)
+        self._categories.evict(limit)
         if len(self._series) > limit:
             for product in [p for p in self._series if p not in self._live and p not in self._dirty_series]:
                 del self._series[product]
@@ -230,9 +236,6 @@ class _DemandState:
         calendar = self._stage.calendar
         return f"{calendar.freq} in {calendar.timezone}"
 
-    def floor(self) -> Mapping[Input, int] | None:
-        return None
-
     def watermark(self) -> int | None:
         return self._least(self._upstream, ())
 
@@ -244,20 +247,22 @@ class _DemandState:
             batch = entry.item
             assert isinstance(batch, ActivityBatch)
             self._tasks = batch.tasks
+            version = self._partition, entry.offset
             if batch.rows:
-                self._apply(batch.rows, (self._partition, entry.offset), step)
+                self._apply(batch.rows, version, step)
+            if batch.categories:
+                self._apply_categories(batch.categories, version)
             self._upstream[batch.task] = _later(self._upstream.get(batch.task), batch.watermark)
             self._proceed(self.watermark(), step, outputs)
         return outputs
 
     def _apply(self, rows: Sequence[ActivityRow], version: tuple[int, int], step: Step) -> None:
-        self._features.apply(
+        self._products.apply(
             [row.product_id for row in rows],
             [row.kind for row in rows],
             [row.time for row in rows],
-            [row.quantity for row in rows],
-            [row.value_minor for row in rows],
             [row.price for row in rows],
+            [row.visitor for row in rows],
             version,
         )
         step.count("activity_rows", len(rows))
@@ -278,6 +283,16 @@ class _DemandState:
             if row.kind == EventKind.PURCHASE:
                 self._enliven(row.product_id)
                 self._note_first(number)
+
+    def _apply_categories(self, rows: Sequence[CategoryRow], version: tuple[int, int]) -> None:
+        self._categories.apply(
+            [row.category_id for row in rows],
+            [row.kind for row in rows],
+            [row.time for row in rows],
+            [row.price for row in rows],
+            [0] * len(rows),
+            version,
+        )
 
     def _note_first(self, number: int) -> None:
         if self._closed is None:

@@ -11,7 +11,6 @@ import numpy as np
 from models.buckets import SEASON
 from models.seasonal import QUANTILES
 from models.seasonal import forecast as seasonal_forecast
-from models.seasonal import kept_buckets as kept_buckets
 from models.sequence import SEQUENCE, History, SequenceForecaster
 from schemas.outputs import Announcement
 from streams.settings import Settings

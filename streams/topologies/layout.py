@@ -19,12 +19,12 @@ def _digest(*parts: str) -> str:
 
 def score_layout(schema_hash: str) -> str:
     """Return the layout of the score stage's rows under a feature schema."""
-    return _digest("score-3", schema_hash)
+    return _digest("score-5", schema_hash)
 
 
 def demand_layout() -> str:
     """Return the layout of the demand stage's rows."""
-    return _digest("demand-2", ProductFeatures().schema_hash)
+    return _digest("demand-3", ProductFeatures().schema_hash)
 
 
 def user_partition(user_id: str, tasks: int) -> int:
@@ -37,16 +37,16 @@ def user_partition(user_id: str, tasks: int) -> int:
 
 
 @lru_cache(maxsize=1 << 16)
-def product_partition(product_id: str, tasks: int) -> int:
-    """Return the activity partition, and so the demand task, of a product.
+def activity_partition(id_: str, tasks: int) -> int:
+    """Return the activity partition, and so the demand task, of a product or a category.
 
-    >>> product_partition("p1", 1)
+    >>> activity_partition("p1", 1)
     0
     """
-    return crc32(product_id.encode()) % tasks
+    return crc32(id_.encode()) % tasks
 
 
-def product_store_name(partition: int) -> str:
+def demand_store_name(partition: int) -> str:
     """Return the store name of the demand task `partition`."""
     return f"{DEMAND_STAGE}.{_DEMAND_LAYOUT}-{partition}"
 

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from features.engine import ScoreFeatures
+from models.labels import LabelLogError
 from models.online import STATE_FORMAT, PurchaseLearner, Snapshot
 from schemas.codec import DecodeError
 from schemas.internal import ExampleBatch, decode_examples
 from schemas.outputs import encode_announcement
+from streams.errors import LogTruncated
 from streams.records import DEADLETTERS, EXAMPLES, MODELS, Input, Output, Record
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 from streams.settings import Settings
-from streams.topologies.calendar import shop_calendar
 from streams.topologies.layout import score_layout
+from streams.topologies.shop import shop_of
 from streams.topologies.stage import State, Step
 from streams.topologies.upstream import check_batch
 
@@ -45,12 +47,13 @@ class LearnStage:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._tasks = 0
-        features = ScoreFeatures(shop_calendar(settings))
+        self.tasks = 0
+        features = ScoreFeatures(shop_of(settings))
         self.feature_names = features.names
         self.schema_hash = features.schema_hash
-        times = f"{settings.score.horizon_s}/{settings.time.allowed_lateness_s}"
-        self.layout = score_layout(f"learn{STATE_FORMAT}{features.schema_hash}{times}")
+        # What a label is, and when it is known, follows from these.
+        labels = f"{settings.score.horizon_s}/{settings.time.allowed_lateness_s}/{settings.learn.max_pending}"
+        self.layout = score_layout(f"learn{STATE_FORMAT}{features.schema_hash}{labels}")
         # What was learnt has no memory's end: a learner without its row learns again from the log's start.
         self.memory_ms = _FOREVER_MS
 
@@ -59,7 +62,7 @@ class LearnStage:
         if record.value is None:
             raise DecodeError("undecodable", "the record has no value")
         batch = decode_examples(record.value)
-        check_batch(batch, record, self._tasks, self.settings)
+        check_batch(batch, record, self.tasks, self.settings)
         return batch
 
     def time_of(self, item: ExampleBatch) -> int:
@@ -80,7 +83,7 @@ class LearnStage:
 
     def open(self, partition: int, tasks: int) -> State:
         """Return the empty state of the task."""
-        self._tasks = tasks
+        self.tasks = tasks
         return _LearnState(self)
 
 
@@ -97,6 +100,7 @@ class _LearnState:
             horizon_ms=stage.settings.score.horizon_s * 1_000,
             lateness_ms=stage.settings.time.allowed_lateness_s * 1_000,
             publish_every=stage.settings.learn.publish_every,
+            max_pending=stage.settings.learn.max_pending,
         )
 
     def initial_keys(self) -> Sequence[str]:
@@ -120,17 +124,40 @@ class _LearnState:
         return self._learner.clock.watermark
 
     def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
-        outputs = []
         for entry in entries:
             batch = entry.item
             assert isinstance(batch, ExampleBatch)
             partition = entry.record.input.partition
-            for snapshot in self._learner.feed(partition, entry.offset, batch):
-                step.count("models_published")
-                outputs.extend(self._announce(snapshot, step.now_ms))
+            self._learner.clock.add(partition, entry.offset, batch)
             self._positions[partition] = entry.offset + 1
         self._changed = self._changed or bool(entries)
+        return self.resume(step)
+
+    def resume(self, step: Step) -> list[Output]:
+        outputs = []
+        for snapshot in self._learner.learn(self._learner.clock.release()):
+            step.count("models_published")
+            outputs.extend(self._announce(snapshot, step.now_ms))
         return outputs
+
+    def wants(self) -> tuple[Input, int] | None:
+        wanted = self._learner.clock.wanted
+        return None if wanted is None else (Input(EXAMPLES, wanted[0]), wanted[1])
+
+    def wants_from(self) -> Mapping[Input, int]:
+        unsettled = self._learner.clock.first_unsettled()
+        return {Input(EXAMPLES, number): offset for number, offset in unsettled.items()}
+
+    def recall(self, input_: Input, offset: int, item: object | None) -> None:
+        assert item is None or isinstance(item, ExampleBatch)
+        try:
+            self._learner.clock.recall(input_.partition, offset, item)
+        except LabelLogError as error:
+            raise LogTruncated(str(error)) from error
+
+    def fullness(self, input_: Input) -> float:
+        share = self._stage.settings.learn.max_pending / self._stage.tasks
+        return self._learner.clock.ahead(input_.partition) / share
 
     def dirty(self) -> int:
         return int(self._changed)

@@ -1,14 +1,15 @@
 """Score: a user's events become features, a purchase probability after each click, and what others need to know.
 
 Says, per batch: a prediction per click, one message of activity per product partition, one of examples and outcomes,
-both with the task's watermark. Product rows are read from the demand stage's store: a view that may lag, whose version
-each example names.
+both with the task's watermark. Rows of products and categories are read from the demand stage's store: a view that may
+lag, whose versions each example names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,12 +17,15 @@ import numpy as np
 
 from features.columns import EventColumns
 from features.engine import ScoreFeatures
+from features.hashing import visitors
+from features.sets import MEMORY_MS
 from models.linear import LinearModel, ModelDataError, prior
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_order
 from schemas.internal import (
     CLICK_KINDS,
     ActivityBatch,
     ActivityRow,
+    CategoryRow,
     EventKind,
     Example,
     ExampleBatch,
@@ -32,13 +36,14 @@ from schemas.internal import (
 from schemas.outputs import decode_announcement, encode_purchase
 from streams.records import (
     ACTIVITY,
+    CATALOG,
     CLICKSTREAM,
     DEADLETTERS,
     EXAMPLES,
     MODELS,
     ORDERS,
+    PLAN,
     PREDICTIONS,
-    Input,
     Output,
     Record,
     is_redriven,
@@ -46,19 +51,20 @@ from streams.records import (
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 from streams.settings import Settings
-from streams.topologies.calendar import shop_calendar
-from streams.topologies.layout import DEMAND_STAGE, product_partition, product_store_name, score_layout
+from streams.topologies.layout import DEMAND_STAGE, activity_partition, demand_store_name, score_layout
+from streams.topologies.market import UNKNOWN, MarketTable
 from streams.topologies.orderbook import Bought, OrderBook, line_value
-from streams.topologies.stage import State, Step
+from streams.topologies.shop import shop_of
+from streams.topologies.stage import Forward, State, Step
 
 __all__ = ["DEMAND_STAGE", "ScoreStage"]
 
 PURCHASE_MODEL = "purchase"
-_MOST_IN_A_MESSAGE = 500
+_MOST_IN_A_MESSAGE = 350
 _T = TypeVar("_T")
 # Plain integers: a member of an enumeration costs its class at every comparison.
 _KINDS = {name: int(kind) for name, kind in CLICK_KINDS.items()}
-_PURCHASE = int(EventKind.PURCHASE)
+_VIEW, _PURCHASE = int(EventKind.VIEW), int(EventKind.PURCHASE)
 
 
 class ScoreStage:
@@ -66,7 +72,7 @@ class ScoreStage:
 
     name = "score"
     inputs = (CLICKSTREAM, ORDERS)
-    tables = (MODELS,)
+    tables = (CATALOG, PLAN, MODELS)
     outputs = (PREDICTIONS, ACTIVITY, EXAMPLES, DEADLETTERS)
     partitioned_outputs = (ACTIVITY, EXAMPLES)
     ordered = True
@@ -76,12 +82,13 @@ class ScoreStage:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.calendar = shop_calendar(settings)
-        probe = ScoreFeatures(self.calendar)
+        self.shop = shop_of(settings)
+        probe = ScoreFeatures(self.shop)
         self.feature_names = probe.names
         self.schema_hash = probe.schema_hash
         self.memory_ms = probe.memory_ms
         self.layout = score_layout(probe.schema_hash)
+        self.market = MarketTable(self.shop.exchange)
         self.model = prior(self.feature_names, self.schema_hash)
         self._limit = settings.kafka.max_message_bytes
 
@@ -98,7 +105,10 @@ class ScoreStage:
         return item.time
 
     def on_table(self, record: Record) -> bool:
-        """Swap the model when a newer champion for these features and this horizon is announced. Raises DecodeError."""
+        """Take a catalog or plan entry, or swap the model for a newer champion of its kind. Raises DecodeError."""
+        if record.input.topic != MODELS:
+            self.market.take(record)
+            return False
         pin = self.settings.score.model_pin
         # A pinned version has a key of its own: under the champion's, a newer one replaces it.
         names = ("champion",) if pin is None else ("champion", pin)
@@ -147,12 +157,15 @@ class _Said:
     """What a batch has to say, gathered in order."""
 
     activity: list[list[ActivityRow]]
-    """By partition of activity."""
+    """By partition of activity, as are the categories."""
+    categories: list[list[CategoryRow]]
     events: list[tuple[Any, ...]] = field(default_factory=list)
     """Rows of EventColumns, of known users."""
     clicks: list[tuple[int, Entry, tuple[int, int]]] = field(default_factory=list)
     """Those to predict: the number of the row, the entry, and the offsets applied with it."""
     outcomes: list[Outcome] = field(default_factory=list)
+    behind: set[int] = field(default_factory=set)
+    """The numbers of rows that stand behind the watermark."""
 
 
 class _Extra(msgspec.Struct):
@@ -161,16 +174,18 @@ class _Extra(msgspec.Struct):
     clock: int
 
 
-class _ScoreState:
+class _ScoreState(Forward):
     def __init__(self, stage: ScoreStage, partition: int, tasks: int) -> None:
         self._stage = stage
         self._partition = partition
         self._tasks = tasks
-        self._features = ScoreFeatures(stage.calendar)
+        self._features = ScoreFeatures(stage.shop)
+        self._market = stage.market
+        self._exchange = stage.shop.exchange
         self._books: dict[str, OrderBook] = {}
-        self._touched: dict[str, int] = {}
         self._dirty_books: set[str] = set()
-        self._read_at: dict[str, int] = {}
+        self._read_at: dict[str, dict[str, int]] = {"p": {}, "c": {}}
+        """When (ms) the row of each product and category was read, by the first letter of its key and the id."""
         self._positions = [0, 0]
         self._said_watermark: int | None = None
         self._clock = 0
@@ -202,25 +217,35 @@ class _ScoreState:
 
     def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
         stale_before = now_ms - self._stage.settings.score.product_staleness_ms
-        # Products whose rows a vector will show: those that a known user clicked.
+        # Those whose rows a vector will show: what a known user clicked.
         products: dict[str, None] = {}
+        categories: dict[str, None] = {}
         for entry in entries:
             item = entry.item
-            if item.__class__ is Click and item.product_id is not None and item.user_id is not None:
-                products[item.product_id] = None
+            if item.__class__ is Click and item.user_id is not None:
+                if item.product_id is not None:
+                    products[item.product_id] = None
+                if item.category_id is not None:
+                    categories[item.category_id] = None
         wanted: dict[str, list[str]] = {}
-        absent = set(self._features.missing_products(products))
-        for product in products:
-            read_at = None if product in absent else self._read_at.get(product)
-            if read_at is None or (refresh and read_at <= stale_before):
-                task = product_store_name(product_partition(product, self._tasks))
-                wanted.setdefault(task, []).append(f"p:{product}")
+        features = self._features
+        for kind, asked, absent in (
+            ("p", products, set(features.missing_products(products))),
+            ("c", categories, set(features.missing_categories(categories))),
+        ):
+            known = self._read_at[kind]
+            for id_ in asked:
+                read_at = None if id_ in absent else known.get(id_)
+                if read_at is None or (refresh and read_at <= stale_before):
+                    task = demand_store_name(activity_partition(id_, self._tasks))
+                    wanted.setdefault(task, []).append(f"{kind}:{id_}")
         return wanted
 
     def load_foreign(self, task: str, rows: Mapping[str, bytes | None], now_ms: int) -> None:
-        self._features.load_products({key[2:]: row for key, row in rows.items()})
-        for key in rows:
-            self._read_at[key[2:]] = now_ms
+        for kind, load in (("p", self._features.load_products), ("c", self._features.load_categories)):
+            found = {key[2:]: row for key, row in rows.items() if key[0] == kind}
+            load(found)
+            self._read_at[kind].update(dict.fromkeys(found, now_ms))
 
     def dirty(self) -> int:
         return self._features.dirty_users() + len(self._dirty_books)
@@ -228,7 +253,7 @@ class _ScoreState:
     def drain(self) -> Rows:
         rows: Rows = {f"u:{user}": row for user, row in self._features.drain_users().items()}
         for key in self._dirty_books:
-            rows[f"o:{key}"] = self._books[key].pack(self._touched[key])
+            rows[f"o:{key}"] = self._books[key].pack()
         self._dirty_books.clear()
         return rows
 
@@ -239,17 +264,16 @@ class _ScoreState:
                 users.append(key[2:])
             else:
                 self._books.pop(key[2:], None)
-                self._touched.pop(key[2:], None)
         self._features.forget(users)
 
     def trim(self, limit: int) -> None:
         self._features.evict(limit, limit)
-        if len(self._read_at) > 2 * limit:
-            self._read_at.clear()
+        for known in self._read_at.values():
+            if len(known) > 2 * limit:
+                known.clear()
         for key in list(self._books)[: max(0, len(self._books) - limit)]:
             if key not in self._dirty_books:
                 del self._books[key]
-                self._touched.pop(key, None)
 
     def extra(self) -> bytes:
         return _encoder.encode(_Extra(self._positions, self._said_watermark, self._clock))
@@ -260,51 +284,71 @@ class _ScoreState:
         self._said_watermark = found.said_watermark
         self._clock = found.clock
 
-    def floor(self) -> Mapping[Input, int] | None:
-        return None
-
     def watermark(self) -> int | None:
         return None
 
     # -- the step ---------------------------------------------------------------------------------------------
 
     def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
-        said = _Said([[] for _ in range(self._tasks)])
-        for entry in entries:
+        said = _Said([[] for _ in range(self._tasks)], [[] for _ in range(self._tasks)])
+        home = self._exchange.currency
+        people = visitors([entry.item.user_id for entry in entries])
+        for entry, visitor in zip(entries, people, strict=True):
             item = entry.item
+            if item.currency is not None and item.currency != home and home is not None:
+                item = self._converted(item, step)
             self._positions[entry.rank] = entry.offset + 1
             redriven = bool(entry.record.headers) and is_redriven(entry.record)
             if item.time > self._clock:
                 self._clock = item.time
             # A redriven record is as late as can be: it is said now, whatever its time.
             at = self._clock if redriven else item.time
+            number = len(said.events)
             if item.__class__ is Click:
-                self._on_click(entry, item, at, said, step, redriven=redriven)
+                self._on_click(entry, item, visitor, at, said, step, redriven=redriven)
             else:
-                self._on_order(item, at, said, step)
+                self._on_order(entry, item, at, said, step)
+            if entry.watermark is not None:
+                said.behind.update(range(number, len(said.events)))
         if said.clicks:
             step.count("clicks_predicted", len(said.clicks))
         columns = EventColumns.of(said.events)
         # Where no vector is served (order lines, rebuilding), only the product's name counts, not its row.
-        unread = self._features.missing_products(columns.product)
-        self._features.load_products(dict.fromkeys(unread))
+        self._features.load_products(dict.fromkeys(self._features.missing_products(columns.product)))
+        self._features.load_categories(dict.fromkeys(self._features.missing_categories(columns.category)))
         vectors = self._features.apply(columns)
-        for _, user, time in self._features.session_ends:
-            said.outcomes.append(Outcome("session_end", user, None, time))
+        for number, user, ended in self._features.session_ends:
+            # By then the row of a user who was away for longer may have expired.
+            if number not in said.behind and ended >= columns.time[number] - MEMORY_MS:
+                said.outcomes.append(Outcome("session_end", user, None, ended))
         if not step.emit:
             self._said_watermark = step.watermark
             return []
         return self._say(vectors, said, step)
 
-    def _on_click(self, entry: Entry, click: Click, at: int, said: _Said, step: Step, *, redriven: bool) -> None:
+    def _converted(self, item: Click | Order, step: Step) -> Click | Order:
+        """Return an event of another currency in the shop's own; where there is no rate, its prices are unknown."""
+        found = self._exchange.convert(item)
+        if found.currency is None:
+            step.count("events_without_rate")
+        return found
+
+    def _on_click(
+        self, entry: Entry, click: Click, visitor: int, at: int, said: _Said, step: Step, *, redriven: bool
+    ) -> None:
         kind = _KINDS[click.type]
         time, user, product, quantity = click.time, click.user_id, click.product_id, click.quantity
+        category = click.category_id
         price = click.unit_price if click.unit_price is not None else -1
         value = price * quantity if kind == _PURCHASE and price >= 0 else 0
         if product is not None:
             known, later = user is not None, at if at > time else 0
-            row = ActivityRow(product, click.category_id, kind, time, quantity, value, price, known, later)
-            said.activity[product_partition(product, self._tasks)].append(row)
+            who = visitor if kind == _VIEW else 0
+            row = ActivityRow(product, category, kind, time, quantity, value, price, known, later, who)
+            said.activity[activity_partition(product, self._tasks)].append(row)
+            if category is not None:
+                place = activity_partition(category, self._tasks)
+                said.categories[place].append(CategoryRow(category, kind, time, price))
         if user is None:
             step.count("clicks_without_user")
             return
@@ -312,25 +356,30 @@ class _ScoreState:
             step.count("clicks_redriven")
         else:
             said.clicks.append((len(said.events), entry, (self._positions[0], self._positions[1])))
-        said.events.append((user, kind, time, product, click.session_id, quantity, value, price, 0))
+        told = self._market.of(product, time) if product is not None else UNKNOWN
+        session, country, channel = click.session_id, click.country, click.channel
+        said.events.append(
+            (user, kind, time, product, session, quantity, value, price, 0, country, channel, *told, category)
+        )
         if kind == _PURCHASE:
             said.outcomes.append(Outcome("order", user, None, time))
 
-    def _on_order(self, order: Order, at: int, said: _Said, step: Step) -> None:
+    def _on_order(self, entry: Entry, order: Order, at: int, said: _Said, step: Step) -> None:
         step.count("orders_applied")
         key = _book_key(order)
         book = self._books[key]
         self._dirty_books.add(key)
-        self._touched[key] = max(order.time, self._touched.get(key, 0), *(line.time for line in book.lines), 0)
+        # Not `at`: the watermark is what rows expire by.
+        by = order.time if entry.watermark is None else entry.watermark
         if order.status in ("placed", "paid"):
-            lines = book.purchase(order)
+            lines = book.purchase(order, by)
             step.count("orders_purchased" if lines else "orders_repeated_status")
             for line in lines:
                 self._apply_line(order, line, EventKind.PURCHASE, 1, at, said)
             if lines and order.user_id is not None:
                 said.outcomes.append(Outcome("order", order.user_id, order.order_id, order.time))
         elif order.status == "cancelled":
-            lines = book.cancel(order)
+            lines = book.cancel(order.order_id, by)
             step.count("orders_cancelled" if lines else "cancellations_unmatched")
             for line in lines:
                 self._apply_line(order, line, EventKind.CANCEL, -1, at, said)
@@ -338,7 +387,7 @@ class _ScoreState:
                 said.outcomes.append(Outcome("cancel", order.user_id, order.order_id, order.time))
         else:
             for returned in order.lines:
-                given = book.give_back(order, returned)
+                given = book.give_back(order, returned, by)
                 step.count("returns_matched" if given else "returns_unmatched")
                 given = given or Bought(
                     order.order_id,
@@ -366,7 +415,10 @@ class _ScoreState:
                 order.user_id is not None,
                 at if at > line.time else 0,
             )
-            said.activity[product_partition(line.product_id, self._tasks)].append(row)
+            said.activity[activity_partition(line.product_id, self._tasks)].append(row)
+            if line.category_id is not None:
+                place = activity_partition(line.category_id, self._tasks)
+                said.categories[place].append(CategoryRow(line.category_id, kind, line.time, line.price))
         if order.user_id is not None:
             said.events.append(
                 (
@@ -379,6 +431,10 @@ class _ScoreState:
                     line.value_minor,
                     line.price,
                     undo,
+                    None,
+                    None,
+                    *UNKNOWN,
+                    line.category_id,
                 )
             )
 
@@ -393,12 +449,13 @@ class _ScoreState:
         self._said_watermark = step.watermark
         task = str(self._partition).encode()
         for partition in range(self._tasks):
-            rows = said.activity[partition]
-            if rows or moved:
-                *parts, last = _parts(rows)
-                batches = [ActivityBatch(self._partition, self._tasks, before, part) for part in parts]
-                batches.append(ActivityBatch(self._partition, self._tasks, step.watermark, last))
-                outputs.extend(Output(ACTIVITY, task, encode_activity(batch), partition) for batch in batches)
+            rows, categories = said.activity[partition], said.categories[partition]
+            if rows or categories or moved:
+                parts = list(zip_longest(_parts(rows), _parts(categories)))
+                for number, (products, named) in enumerate(parts, 1):
+                    watermark = step.watermark if number == len(parts) else before
+                    batch = ActivityBatch(self._partition, self._tasks, watermark, products or [], named or [])
+                    outputs.append(Output(ACTIVITY, task, encode_activity(batch), partition))
         if examples or said.outcomes or moved:
             # All examples stand before the outcomes that may settle them.
             vectors_of, outcomes_of = _parts(examples), _parts(said.outcomes)
@@ -421,8 +478,8 @@ class _ScoreState:
         probabilities = model.predict(chosen).tolist()
         blob = chosen.astype("<f8", copy=False).tobytes()
         width = len(blob) // len(said.clicks)
-        version_of = self._features.product_version
-        name, version, now_ms = model.name, model.version, step.now_ms
+        product_version, category_version = self._features.product_version, self._features.category_version
+        name, version, now_ms, facts = model.name, model.version, step.now_ms, self._market.read
         start = 0
         for (_, entry, offsets), probability in zip(said.clicks, probabilities, strict=True):
             click: Click = entry.item
@@ -433,10 +490,10 @@ class _ScoreState:
                 cause, user, click.time, now_ms, name, version, horizon_s, probability, click.event_id, click.session_id
             )
             outputs.append(Output(PREDICTIONS, user.encode(), value))
-            row = version_of(product) if product is not None else None
-            examples.append(
-                Example(cause, user, click.time, blob[start : start + width], offsets, row, probability, served)
-            )
+            row = product_version(product) if product is not None else None
+            other = category_version(click.category_id) if click.category_id is not None else None
+            vector = blob[start : start + width]
+            examples.append(Example(cause, user, click.time, vector, offsets, row, probability, served, facts, other))
             start += width
 
 

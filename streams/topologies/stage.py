@@ -103,6 +103,54 @@ class State(Protocol):
         """Offsets from which a restart must read again, where state is rebuilt from the log; None: the positions."""
         ...
 
+    def fullness(self, input_: Input) -> float:
+        """How much of an input is in memory that waits for others, as a share of what may be: above 1 it can wait."""
+        ...
+
+    def wants(self) -> tuple[Input, int] | None:
+        """Input and offset from where the log must be read again before the step is over."""
+        ...
+
+    def wants_from(self) -> Mapping[Input, int]:
+        """Offsets below which nothing will be wanted while this state lives; without one: the positions."""
+        ...
+
+    def recall(self, input_: Input, offset: int, item: object | None) -> None:
+        """Take what stands at or after the offset that was wanted; `item` is None if it cannot be decoded."""
+        ...
+
+    def resume(self, step: Step) -> list[Output]:
+        """Go on with a step that wanted something, as far as what was recalled allows; return what is to be said."""
+        ...
+
+
+class Forward:
+    """What a state says that reads its inputs once, and keeps what it needs of them in rows."""
+
+    def floor(self) -> Mapping[Input, int] | None:
+        """Return None: a restart reads on from the checkpoint's positions."""
+        return None
+
+    def fullness(self, input_: Input) -> float:
+        """Return 0: nothing waits for another input."""
+        return 0.0
+
+    def wants(self) -> tuple[Input, int] | None:
+        """Return None: nothing is read again."""
+        return None
+
+    def wants_from(self) -> Mapping[Input, int]:
+        """Return nothing: nothing is read again."""
+        return {}
+
+    def recall(self, input_: Input, offset: int, item: object | None) -> None:
+        """Raise: nothing was wanted."""
+        raise AssertionError(f"{input_} offset {offset} was recalled, but nothing was wanted")
+
+    def resume(self, step: Step) -> list[Output]:
+        """Return nothing: a step is over at once."""
+        return []
+
 
 class Stage(Protocol):
     """A stage of the topology: what it reads, how it decodes, and how a task of it starts."""

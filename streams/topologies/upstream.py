@@ -20,7 +20,7 @@ def check_batch(batch: ActivityBatch | ExampleBatch, record: Record, tasks: int,
     if batch.tasks != tasks or batch.task >= tasks:
         raise DecodeError("invalid", f"written by task {batch.task} of {batch.tasks}; the topics have {tasks}")
     if isinstance(batch, ActivityBatch):
-        times = [max(row.time, row.at) for row in batch.rows]
+        times = [max(row.time, row.at) for row in batch.rows] + [row.time for row in batch.categories]
     else:
         if batch.task != record.input.partition:
             raise DecodeError("invalid", f"written by task {batch.task} into partition {record.input.partition}")

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from features.columns import Event
-from schemas.codec import Click, DecodeError, Order, decode_click, decode_marker, decode_order
+from schemas.codec import Click, DecodeError, Order, OrderLine, decode_click, decode_marker, decode_order
 from schemas.internal import CLICK_KINDS, EventKind
 from streams.records import CLICKSTREAM, MARKER_HEADER, UNREADABLE_HEADER, Record, is_redriven
 from streams.settings import Settings
-from streams.topologies.orderbook import OrderBook, line_value
+from streams.topologies.orderbook import Bought, OrderBook, line_value
 
 _TIDY_AT = 100_000
 
@@ -33,10 +33,30 @@ class Applied:
     redriven: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that its task does not accept: the reason of its dead letter, or "duplicate"."""
+
+    record: Record
+    reason: str
+
+
 def accepted(
     clicks: Iterable[Record], orders: Iterable[Record], settings: Settings, *, closed: bool = False
 ) -> Iterator[Applied]:
     """Yield what a task accepts of its two inputs: in order of event time, nothing future, late or repeated.
+
+    See `judged`.
+    """
+    for one in judged(clicks, orders, settings, closed=closed):
+        if isinstance(one, Applied):
+            yield one
+
+
+def judged(
+    clicks: Iterable[Record], orders: Iterable[Record], settings: Settings, *, closed: bool = False
+) -> Iterator[Applied | Refused]:
+    """Yield what becomes of each record of a task's two inputs, but for time markers that can be read.
 
     Where one input ends, the rest of the other waits for it, as it does in the task. `closed`: both are cut where the
     task had come to, so all of both was taken.
@@ -48,6 +68,8 @@ def accepted(
     >>> clicks = [record(0, 1_000_000), record(1, 999_000), record(2, 1_000)]  # the last one is late
     >>> [(one.item.time, one.positions) for one in accepted(clicks, [], Settings(), closed=True)]
     [(1000000, (1, 0)), (999000, (2, 0))]
+    >>> [one.reason for one in judged(clicks, [], Settings(), closed=True) if isinstance(one, Refused)]
+    ['late']
     """
     lateness = settings.time.allowed_lateness_s * 1_000
     inputs = [_Queue(clicks, settings), _Queue(orders, settings)]
@@ -59,16 +81,20 @@ def accepted(
         rank = min((rank for rank in (0, 1) if inputs[rank].head), key=lambda rank: (inputs[rank].time, rank))
         head = inputs[rank].pop()
         if head.item is None:
-            if head.marker is not None:
+            if head.refused is not None:
+                yield Refused(head.record, head.refused)
+            else:
                 clock = max(clock, head.time)
                 watermark = max(watermark, clock - lateness, head.time if head.marker == b"end" else -1)
             continue
         item, offset = head.item, head.record.offset
         redriven = is_redriven(head.record)
         if item.time < watermark and not redriven:
+            yield Refused(head.record, "late")
             continue
         first = seen.get((rank, item.event_id))
         if first is not None and first >= watermark:
+            yield Refused(head.record, "duplicate")
             continue
         # What is redriven counts as said now: so long is its repeat known.
         seen[rank, item.event_id] = max(item.time, clock) if redriven else item.time
@@ -81,42 +107,44 @@ def accepted(
             tidy_at = max(_TIDY_AT, 2 * len(seen))
 
 
-def events_of(item: Click | Order, book: OrderBook) -> list[Event]:
-    """Return what an accepted event does to its user's features; an order changes its customer's `book`.
+def events_of(item: Click | Order, book: OrderBook, watermark: int) -> list[Event]:
+    """Return what an event accepted at a watermark does to its user's features; an order changes its customer's `book`.
 
-    >>> [event.kind for event in events_of(Click("e", "view", 5, user_id="u", product_id="p"), OrderBook())]
+    >>> [event.kind for event in events_of(Click("e", "view", 5, user_id="u", product_id="p"), OrderBook(), -1)]
     [0]
     """
     user, session = item.user_id or "", item.session_id
 
-    def event(kind: int, product: str | None, quantity: int, value: int, price: int, undo: int = 0) -> Event:
-        return Event(user, int(kind), item.time, product, session, quantity, value, price, undo)
+    def event(kind: int, of: Click | OrderLine | Bought, quantity: int, value: int, price: int, undo: int = 0) -> Event:
+        told = quantity, value, price, undo, item.country, item.channel
+        return Event(user, int(kind), item.time, of.product_id, session, *told, category=of.category_id)
 
     if isinstance(item, Click):
         kind = CLICK_KINDS[item.type]
         price = -1 if item.unit_price is None else item.unit_price
         value = price * item.quantity if kind == EventKind.PURCHASE and price >= 0 else 0
-        return [event(kind, item.product_id, item.quantity, value, price)]
+        return [event(kind, item, item.quantity, value, price)]
+    at = max(item.time, watermark)
     if item.status in ("placed", "paid"):
-        bought = book.purchase(item)
-        return [event(EventKind.PURCHASE, one.product_id, one.left, one.value_minor, one.price) for one in bought]
+        bought = book.purchase(item, at)
+        return [event(EventKind.PURCHASE, one, one.left, one.value_minor, one.price) for one in bought]
     if item.status == "cancelled":
-        undone = book.cancel(item)
-        return [event(EventKind.CANCEL, b.product_id, b.left, b.value_minor, b.price, b.time) for b in undone]
+        undone = book.cancel(item.order_id, at)
+        return [event(EventKind.CANCEL, one, one.left, one.value_minor, one.price, one.time) for one in undone]
     found = []
     for line in item.lines:
-        back = book.give_back(item, line)
+        back = book.give_back(item, line, at)
         if back:
-            value, price, undo = back.value_minor, back.price, back.time
+            found.append(event(EventKind.RETURN, back, line.quantity, back.value_minor, back.price, back.time))
         else:
-            value, price, undo = line_value(line), -1 if line.unit_price is None else line.unit_price, 0
-        found.append(event(EventKind.RETURN, line.product_id, line.quantity, value, price, undo))
+            price = -1 if line.unit_price is None else line.unit_price
+            found.append(event(EventKind.RETURN, line, line.quantity, line_value(line), price))
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A record as read: an event, a time marker (`marker` is its kind), or neither: refused, and in nobody's way.
+    """A record as read: an event, a time marker (`marker` is its kind), or refused for a reason, and in nobody's way.
 
     `time` is the event's own (UTC ms), 0 of what is refused.
     """
@@ -125,6 +153,7 @@ class Opened:
     record: Record
     item: Click | Order | None = None
     marker: bytes | None = None
+    refused: str | None = None
 
 
 def opened(record: Record, settings: Settings) -> Opened:
@@ -141,18 +170,18 @@ def opened(record: Record, settings: Settings) -> Opened:
     item: Click | Order | None = None
     try:
         if UNREADABLE_HEADER in headers:
-            return Opened(0, record)
+            return Opened(0, record, refused="undecodable")
         if marker is not None:
             time = decode_marker(value or b"").time
         elif value is None:
-            return Opened(0, record)
+            return Opened(0, record, refused="undecodable")
         else:
             click, limit = record.input.topic == CLICKSTREAM, settings.kafka.max_message_bytes
             item = decode_click(value, limit) if click else decode_order(value, limit)
             time = item.time
-    except DecodeError:
-        return Opened(0, record)
-    return Opened(time, record, item, marker) if time <= latest else Opened(0, record)
+    except DecodeError as error:
+        return Opened(0, record, refused=error.reason)
+    return Opened(time, record, item, marker) if time <= latest else Opened(0, record, refused="future")
 
 
 class _Queue:

@@ -1,8 +1,9 @@
 """Every logged vector computed again from the raw log, and held against what was served.
 
-Two passes. The first goes through each task's inputs as its door would, and computes all columns but the products';
-the second goes through activity, and computes these at the version of the product row that each example names. Memory:
-the rows of users and products, packed, and about 200 bytes an example; `sample` bounds the latter.
+Two passes. The first goes through each task's inputs as its door would, and computes all columns but those of products
+and categories; the second goes through activity, and computes these at the versions of the rows that each example
+names. Memory: the rows of users, products and categories, packed, and about 300 bytes an example; `sample` bounds the
+latter.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.columns import Event
-from features.sets import MEMORY_MS, SCORE_FEATURES, SCORE_SET
+from features.sets import MEMORY_MS, SCORE_FEATURES, SCORE_SET, Activity
 from schemas.codec import Click
-from schemas.internal import Example
+from schemas.internal import ActivityBatch, Example
 from streams.errors import LogTruncated
 from streams.logs import Topics
 from streams.records import ACTIVITY, CLICKSTREAM, EXAMPLES, Input
 from streams.settings import Settings
-from streams.topologies.calendar import feature_schema, shop_calendar
+from streams.topologies.shop import feature_schema, shop_of
 from streams.verification.door import Applied
+from streams.verification.facts import LoggedFacts
 from streams.verification.reading import Progress, Reading
 from streams.verification.recompute import (
-    PRODUCT_COLUMNS,
-    EngineProducts,
+    COLUMNS,
+    EngineRows,
     EngineUsers,
     Floats,
-    OracleProducts,
+    OracleRows,
     OracleUsers,
-    Products,
+    Rows,
     Users,
 )
 from streams.verification.report import By, Difference, Report
@@ -42,7 +44,6 @@ from streams.verification.tasks import LoggedTask
 TOLERANCE = 1e-9
 """How far a float may be off, as a share of its size or of 1; integers may not."""
 _TOLERANCES = np.array([0.0 if feature.dtype == "int" else TOLERANCE for feature in SCORE_SET])
-_OWN = np.array([feature.entity != "product" for feature in SCORE_SET])
 _BATCH = 1_000
 _SETTLE_EVERY = 50
 _TOLD = 10
@@ -80,7 +81,7 @@ def verify_features(
     for partition in range(topics.partitions):
         run.users_of(partition)
     for partition in range(topics.partitions):
-        run.products_of(partition)
+        run.activity_of(partition)
     found = run.end()
     if found.unverifiable and not found.compared:
         raise LogTruncated(
@@ -92,25 +93,70 @@ def verify_features(
 
 @dataclass(slots=True)
 class _Queries:
-    """What examples ask of a partition's products: columns of equal length, one entry an example."""
+    """What examples ask of a partition's products, or categories: columns of equal length, one entry an example."""
 
+    entity: Activity
     names: dict[str, int] = field(default_factory=dict)
-    product: array[int] = field(default_factory=lambda: array("q"))
+    id: array[int] = field(default_factory=lambda: array("q"))
     offset: array[int] = field(default_factory=lambda: array("q"))
     time: array[int] = field(default_factory=lambda: array("q"))
     price: array[int] = field(default_factory=lambda: array("q"))
     number: array[int] = field(default_factory=lambda: array("q"))
     served: bytearray = field(default_factory=bytearray)
 
-    def add(self, event: Event, offset: int, number: int, served: Floats) -> None:
-        """Ask for the product of `event` as of `offset`, for example `number`, whose columns were `served`."""
-        assert event.product is not None
-        self.product.append(self.names.setdefault(event.product, len(self.names)))
+    def add(self, id_: str, event: Event, offset: int, number: int, served: Floats) -> None:
+        """Ask for `id_` as `event` sees it as of `offset`, for example `number`, whose vector was `served`."""
+        self.id.append(self.names.setdefault(id_, len(self.names)))
         self.offset.append(offset)
         self.time.append(event.time)
         self.price.append(event.price_minor)
         self.number.append(number)
-        self.served += served.tobytes()
+        self.served += served[COLUMNS[self.entity]].tobytes()
+
+
+_Note = Callable[[NDArray[np.bool_], list[int], Floats, Floats, NDArray[np.int64]], None]
+
+
+class _Answers:
+    """Goes through a partition of activity, in order, and answers each query as of its offset."""
+
+    def __init__(self, queries: _Queries, by: By, note: _Note) -> None:
+        self._queries = queries
+        self._note = note
+        self._rows: Rows = EngineRows(queries.entity) if by == "engine" else OracleRows(queries.entity)
+        self._names = list(queries.names)
+        asked = np.array(queries.offset, np.int64)
+        self._order = np.argsort(asked, kind="stable")
+        self._asked = asked[self._order]
+        self._done = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every query was answered."""
+        return self._done == len(self._order)
+
+    def until(self, offset: int) -> None:
+        """Answer what is asked as of the records before `offset`."""
+        until = int(np.searchsorted(self._asked, offset))
+        for start in range(self._done, until, _BATCH):
+            self._ask(self._order[start : min(start + _BATCH, until)].tolist())
+        self._done = until
+
+    def apply(self, batch: ActivityBatch, version: tuple[int, int]) -> None:
+        """Apply the record at `version`, (activity partition, offset)."""
+        self._rows.apply(batch, self._queries.names, version)
+
+    def _ask(self, places: list[int]) -> None:
+        queries = self._queries
+        found = self._rows.values(
+            [self._names[queries.id[place]] for place in places],
+            [queries.time[place] for place in places],
+            [queries.price[place] for place in places],
+        )
+        columns = COLUMNS[queries.entity]
+        served = np.frombuffer(queries.served, np.float64).reshape(-1, len(columns))[places]
+        differs = _differ(served, found, _TOLERANCES[columns])
+        self._note(differs, [queries.number[place] for place in places], served, found, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +179,10 @@ class _Run:
         self._report = Report(by, feature_schema(reading.settings))
         self._counts = np.zeros(len(SCORE_FEATURES), np.int64)
         self._wrong: set[int] = set()
-        self._queries = [_Queries() for _ in range(self._partitions)]
+        self._queries = [(_Queries("product"), _Queries("category")) for _ in range(self._partitions)]
         self._covered = [self._covered_from(partition) for partition in range(self._partitions)]
         self._share: float | None = None
+        self._facts = LoggedFacts(reading)
 
     def choose(self, sample: int | None) -> None:
         """Choose users by the hash of their names, so many that they have about `sample` examples; None: everybody."""
@@ -160,9 +207,9 @@ class _Run:
     # -- users ------------------------------------------------------------------------------------------------
 
     def users_of(self, partition: int) -> None:
-        """Go through one task's inputs: all columns but the products', and what is missing or extra."""
-        calendar = shop_calendar(self._reading.settings)
-        users: Users = EngineUsers(calendar) if self._by == "engine" else OracleUsers(calendar)
+        """Go through one task's inputs: all columns but those of activity, and what is missing or extra."""
+        shop = shop_of(self._reading.settings)
+        users: Users = EngineUsers(shop) if self._by == "engine" else OracleUsers(shop)
         task = LoggedTask(self._reading, partition)
         batch: list[Event] = []
         wanted: list[_Wanted] = []
@@ -177,6 +224,7 @@ class _Run:
                 example = self._example(task, applied, chosen=chosen)
                 if example is not None:
                     number = applied.offset * self._partitions + partition
+                    events = [self._facts.shown(events[0], example)]
                     wanted.append(_Wanted(len(batch), events[0], example, number))
             if chosen:
                 batch.extend(events)
@@ -212,7 +260,7 @@ class _Run:
             return None
         if not chosen:
             return None
-        why = task.uncovered(applied) or self._uncovered_product(example)
+        why = task.uncovered(applied) or self._uncovered_activity(example)
         if why is not None:
             report.unverifiable += 1
             report.why_unverifiable = report.why_unverifiable or f"{why}, after what {example.id} needs"
@@ -232,53 +280,37 @@ class _Run:
         served = np.array([_vector(one.example) for one in wanted])
         differs = _differ(served, found, _TOLERANCES)
         for row, one in enumerate(wanted):
-            version = one.example.product_version
-            if version is None or one.event.product is None:
-                continue
-            # The product's row is met later, in the order of activity.
-            differs[row] &= _OWN
-            partition, offset = version if version[0] < self._partitions else (0, -1)
-            self._queries[partition].add(one.event, offset, one.number, served[row, PRODUCT_COLUMNS])
+            read = (one.event.product, one.example.product_version), (one.event.category, one.example.category_version)
+            for which, (id_, version) in enumerate(read):
+                if id_ is None or version is None:
+                    continue
+                # The row is met later, in the order of activity.
+                partition, offset = version if version[0] < self._partitions else (0, -1)
+                queries = self._queries[partition][which]
+                differs[row, COLUMNS[queries.entity]] = False
+                queries.add(id_, one.event, offset, one.number, served[row])
         self._report.compared += len(wanted)
         self._note(differs, [one.number for one in wanted], served, found, np.arange(len(SCORE_FEATURES)))
 
-    # -- products ---------------------------------------------------------------------------------------------
+    # -- activity ---------------------------------------------------------------------------------------------
 
-    def products_of(self, partition: int) -> None:
-        """Go through one partition of activity: the products' columns at each version asked for."""
-        queries = self._queries[partition]
-        asked = np.array(queries.offset, np.int64)
-        order = np.argsort(asked, kind="stable")
-        asked = asked[order]
-        products: Products = EngineProducts() if self._by == "engine" else OracleProducts()
-        names = list(queries.names)
-        done = 0
+    def activity_of(self, partition: int) -> None:
+        """Go through one partition of activity: the columns of products and categories at each version asked for."""
+        answers = [_Answers(queries, self._by, self._note) for queries in self._queries[partition]]
         for record in self._reading.read(Input(ACTIVITY, partition)):
-            until = int(np.searchsorted(asked, record.offset))
-            self._ask(products, queries, names, order[done:until])
-            done = until
-            if done == len(order):
+            for one in answers:
+                one.until(record.offset)
+            if all(one.done for one in answers):
                 break
             batch = self._reading.activity(record)
-            rows = [row for row in batch.rows if row.product_id in queries.names] if batch is not None else []
-            if rows:
-                products.apply(rows, (partition, record.offset))
-        self._ask(products, queries, names, order[done:])
-
-    def _ask(self, products: Products, queries: _Queries, names: Sequence[str], which: NDArray[np.int64]) -> None:
-        for start in range(0, len(which), _BATCH):
-            places = which[start : start + _BATCH].tolist()
-            found = products.values(
-                [names[queries.product[place]] for place in places],
-                [queries.time[place] for place in places],
-                [queries.price[place] for place in places],
-            )
-            served = np.frombuffer(queries.served, np.float64).reshape(-1, len(PRODUCT_COLUMNS))[places]
-            differs = _differ(served, found, _TOLERANCES[PRODUCT_COLUMNS])
-            self._note(differs, [queries.number[place] for place in places], served, found, PRODUCT_COLUMNS)
+            if batch is not None:
+                for one in answers:
+                    one.apply(batch, (partition, record.offset))
+        for one in answers:
+            one.until(_NEVER)
 
     def _covered_from(self, partition: int) -> int:
-        """Return the event time (UTC ms) from which on a partition of activity holds all that a product's row needs.
+        """Return the event time (UTC ms) from which on a partition of activity holds all that its rows need.
 
         What is lost of a task's rows was stamped before the first watermark that it still says, but for the lateness.
         """
@@ -295,13 +327,12 @@ class _Run:
                     return max(first.values()) + reading.settings.time.allowed_lateness_s * 1_000 + MEMORY_MS
         return _NEVER
 
-    def _uncovered_product(self, example: Example) -> str | None:
-        if example.product_version is None or example.product_version[0] >= self._partitions:
-            return None
-        input_ = Input(ACTIVITY, example.product_version[0])
-        if example.as_of >= self._covered[input_.partition]:
-            return None
-        return f"{input_} starts at offset {self._reading.topics.bounds(input_)[0]}"
+    def _uncovered_activity(self, example: Example) -> str | None:
+        for version in (example.product_version, example.category_version):
+            if version is not None and version[0] < self._partitions and example.as_of < self._covered[version[0]]:
+                input_ = Input(ACTIVITY, version[0])
+                return f"{input_} starts at offset {self._reading.topics.bounds(input_)[0]}"
+        return None
 
     # -- what both tell ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from schemas.codec import DecodeError
 from schemas.internal import ActivityBatch, ExampleBatch, decode_activity, decode_examples
-from streams.logs import TOPICS, Topics
+from streams.logs import FACTS, TOPICS, Topics
 from streams.records import EXAMPLES, Input, Record
 from streams.settings import Settings
 from streams.topologies.upstream import check_batch
@@ -32,6 +32,7 @@ class Reading:
         self._report = report
         self._records = 0
         self._total = sum(self.length(Input(topic, p)) for topic in TOPICS for p in range(topics.partitions))
+        self._total += sum(self.length(Input(topic, 0)) for topic in FACTS)
 
     def length(self, input_: Input) -> int:
         """Return how many offsets a partition holds."""

@@ -2,13 +2,13 @@
 
 Where the log no longer begins at its first record, what is lost was stamped before the first example that stands
 wholly behind it, but for the lateness: the door does not go back further. From the longest memory later on, nothing
-that is lost counts. Besides, a customer's orders are remembered for the longest memory after the last of them; who
-undoes one that may be forgotten, cannot be followed for as long.
+that is lost counts; but who then undoes an order that is lost, cannot be followed for as long.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 
 from features.columns import Event
@@ -16,8 +16,8 @@ from features.sets import MEMORY_MS
 from schemas.codec import Click, Order
 from schemas.internal import Example
 from streams.records import CLICKSTREAM, EXAMPLES, ORDERS, Input
-from streams.topologies.calendar import feature_schema
 from streams.topologies.orderbook import OrderBook
+from streams.topologies.shop import feature_schema, shop_of
 from streams.verification.door import Applied, accepted, events_of
 from streams.verification.reading import Reading
 
@@ -37,7 +37,8 @@ class LoggedTask:
         self._ends = (None, None) if None in ends else (ends[0], ends[1])
         self._lows = tuple(reading.topics.bounds(input_)[0] for input_ in self._inputs)
         self._known_from = self._after_what_is_lost() if any(self._lows) else 0
-        self._books: dict[str, tuple[OrderBook, int]] = {}
+        self._books = defaultdict[str, OrderBook](OrderBook)
+        self._exchange = shop_of(reading.settings).exchange
         self._unsure: dict[str, int] = {}
         self.examples = LoggedExamples(reading, partition, self._ends[0])
         low, _ = reading.topics.bounds(Input(EXAMPLES, partition))
@@ -50,16 +51,13 @@ class LoggedTask:
 
     def events(self, applied: Applied) -> list[Event]:
         """Return what an accepted event does to its user's features; call it for each one, in order."""
-        item = applied.item
+        item = self._exchange.convert(applied.item)
         if isinstance(item, Click):
-            return events_of(item, OrderBook())
-        key = item.user_id if item.user_id is not None else f"order:{item.order_id}"
-        book, touched = self._books.get(key, (OrderBook(), -1))
-        if item.user_id is not None and self._is_unsure(item, book, touched, applied.watermark):
+            return events_of(item, OrderBook(), applied.watermark)
+        book = self._books[item.user_id if item.user_id is not None else f"order:{item.order_id}"]
+        if item.user_id is not None and self._may_be_lost(item, book, applied.watermark):
             self._unsure[item.user_id] = item.time + MEMORY_MS
-        events = events_of(item, book)
-        self._books[key] = (book, max(touched, item.time))
-        return events
+        return events_of(item, book, applied.watermark)
 
     def uncovered(self, applied: Applied) -> str | None:
         """Say why the log does not tell the features of an accepted click, None where it does."""
@@ -91,12 +89,10 @@ class LoggedTask:
         same = known[0] == known[1] or orders == 0 or (known[1] == 0 and self._known_from > 0)
         return same and (example.user, example.as_of, clicks) == (item.user_id, item.time, applied.positions[0])
 
-    def _is_unsure(self, order: Order, book: OrderBook, touched: int, watermark: int) -> bool:
-        known = order.order_id in book.known
-        undoes = order.status in ("cancelled", "returned")
-        forgotten = 0 <= touched < watermark - MEMORY_MS and (undoes or known)
-        lost = order.time < self._known_from + MEMORY_MS and order.status != "placed" and not known
-        return forgotten or (lost and self._known_from > 0)
+    def _may_be_lost(self, order: Order, book: OrderBook, watermark: int) -> bool:
+        at = max(order.time, watermark)
+        early = self._known_from > 0 and at < self._known_from + MEMORY_MS
+        return early and order.status != "placed" and not book.knows(order.order_id, at)
 
     def _after_what_is_lost(self) -> int:
         lateness = self._reading.settings.time.allowed_lateness_s * 1_000

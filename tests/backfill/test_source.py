@@ -43,6 +43,8 @@ def test_a_row_a_click_of_a_known_user(tmp_path: Path) -> None:
     assert card["log"]["first_event"] == min(one["time"] for one in (*shop.clicks, *shop.orders))
     assert card["unlabelled"] == sum(row[LABEL] is None for row in rows) > 0
     assert card["positive"] == sum(bool(row[LABEL]) for row in rows) > 0
+    shown = [row for row in rows if row["category_version_offset"] is not None]
+    assert max(row["category_views_7d"] for row in shown) > max(row["product_views_7d"] for row in shown) > 0
 
 
 def test_columns_have_the_types_of_their_features(tmp_path: Path) -> None:
@@ -50,8 +52,8 @@ def test_columns_have_the_types_of_their_features(tmp_path: Path) -> None:
     of_source(random_shop(3, clicks=100).write(tmp_path), tmp_path / "out")
     schema = pq.read_schema(tmp_path / "out" / "part-00000.parquet")
     fixed = ["prediction_id", "user_id", "session_id", "as_of"]
-    ends = ["product_version_partition", "product_version_offset", LABEL, "known_at"]
-    assert schema.names == fixed + FEATURES + ends
+    versions = [f"{entity}_version_{part}" for entity in ("product", "category") for part in ("partition", "offset")]
+    assert schema.names == fixed + FEATURES + [*versions, LABEL, "known_at"]
     for feature in SCORE_SET:
         assert schema.field(feature.name).type == (pa.int64() if feature.dtype == "int" else pa.float64())
         assert not schema.field(feature.name).nullable

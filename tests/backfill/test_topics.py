@@ -14,8 +14,8 @@ from features.sets import MINUTE
 from schemas.internal import Example, decode_examples
 from streams.backtest.quiet import quiet_demand_stage
 from streams.driver import TopologyDriver
-from streams.logs import RecordedTopics, Topics
-from streams.records import CLICKSTREAM, EXAMPLES, ORDERS, Input
+from streams.logs import FACTS, RecordedTopics, Topics
+from streams.records import CATALOG, CLICKSTREAM, EXAMPLES, ORDERS, Input
 from streams.topologies.score import ScoreStage
 from streams.verification.features import verify_features
 from tests.backfill.conftest import OWN, Row, of_topics, vector_of
@@ -37,9 +37,9 @@ def of_example(example: Example) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", [7, 8])
 def test_every_vector_is_the_one_served(tmp_path: Path, seed: int) -> None:
-    """Over a log with all that occurs, and a run that crashed: the same examples, and all but the products' to the bit.
+    """Over a log with all that occurs, and a run that crashed: the same examples, and all columns of users to the bit.
 
-    There the demand stage lagged; of products, what a vector shows may be a little behind.
+    There the demand stage lagged: what a vector shows of products and categories may be a little behind.
     """
     driver = run_log(seed)
     card, rows = of_topics(RecordedTopics.of(driver), SETTINGS, tmp_path)
@@ -73,6 +73,9 @@ def in_order(clicks: int, seed: int) -> TopologyDriver:
             "user_id": user, "session_id": f"s{time // 7_200_000}", "product_id": product, "unit_price": 500 + number,
         }  # fmt: skip
         driver.pipe(CLICKSTREAM, user.encode(), json.dumps(click).encode())
+        if chance.random() < 0.1:
+            fact = {"event_id": f"f{number}", "product_id": product, "time": time + 1, "unit_price": 900 + number}
+            driver.pipe(CATALOG, product.encode(), json.dumps(fact | {"stock": chance.randrange(3)}).encode())
         if chance.random() < 0.2:
             order = {
                 "event_id": f"o{number}", "order_id": f"o{number}", "status": "placed", "time": time, "user_id": user,
@@ -97,6 +100,7 @@ def test_where_demand_keeps_up_the_whole_vector_is_the_one_served(tmp_path: Path
         assert row["session_id"] == f"s{examples[row['prediction_id']].as_of // 7_200_000}"
     shown = [row["product_views_1d"] for row in rows]
     assert max(shown) > 5
+    assert len({row["market_discount"] for row in rows}) > 50
     assert any(row["product_version_offset"] is not None for row in rows)
 
 
@@ -152,6 +156,7 @@ def test_places_are_those_of_the_log(tmp_path: Path) -> None:
         return 1_000 + 2 * offset
 
     records = {i: [replace(one, offset=moved(one.offset)) for one in topics.read(i)] for i in inputs}
+    records |= {Input(topic, 0): list(topics.read(Input(topic, 0))) for topic in FACTS}
     card, after = of_topics(RecordedTopics(records), SETTINGS, tmp_path / "b")
 
     def renamed(row: Row) -> Row:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from models import evaluation, seasonal
+from models.buckets import kept_buckets
 from schemas.wire import parse_time
 from streams.backtest.scores import LEVELS
 from tests.backtest.conftest import Row, rows_of
@@ -97,7 +98,7 @@ def test_cdnow_demand(tmp_path: Path, tidecast: Tidecast, real_sources: Path) ->
     assert {row["key"] for row in rows} == {"cd"}
     for origin in ("1998-03-02", "1998-05-04"):
         history = [weeks[week] for week in sorted(weeks) if week.isoformat() < origin]
-        wanted = seasonal.forecast(history[-seasonal.kept_buckets("W") :], 52, 4, LEVELS)
+        wanted = seasonal.forecast(history[-kept_buckets("W") :], 52, 4, LEVELS)
         assert [float(row["mean"]) for row in rows if row["origin"] == origin] == wanted.mean.tolist()
 
 

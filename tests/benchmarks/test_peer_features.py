@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from benchmarks.peers.features import FEATURES, KINDS, WINDOWS, new_row, score, vector
 from features.columns import Event
 from features.oracle import UserOracle
-from features.sets import DAY, HOUR, MINUTE, SCORE_SET, USER_WINDOWS
+from features.sets import DAY, HOUR, MINUTE, SCORE_SET, USER_ENTITIES, USER_WINDOWS
 
 law = settings(deadline=None, max_examples=40)
-SAME = {feature.name for feature in SCORE_SET if feature.entity in ("user", "session")} & set(FEATURES)
+SAME = {feature.name for feature in SCORE_SET if feature.entity in USER_ENTITIES} & set(FEATURES)
 START = 1_700_000_000_000 // (30 * DAY) * 30 * DAY
 """Where Tidecast cuts sessions: within 30 days of it, it does not."""
 STEPS = (0, 1, 40_000, 5 * MINUTE, 30 * MINUTE, 30 * MINUTE + 1, HOUR, 6 * HOUR, DAY, 8 * DAY)
@@ -39,7 +39,8 @@ def _clicks(draw: st.DrawFn) -> list[dict[str, Any]]:
                 "user_id": "u",
                 "session_id": draw(st.sampled_from((None, None, "a", "b"))),
                 "product_id": draw(st.sampled_from((None, "p", "q", "r"))),
-                "unit_price": draw(st.sampled_from((0, 1, 250))),
+                "category_id": draw(st.sampled_from((None, "c", "d", "e"))),
+                "unit_price": draw(st.sampled_from((None, 0, 1, 250))),
                 "quantity": draw(st.integers(1, 3)),
             }
         )
@@ -47,9 +48,12 @@ def _clicks(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 def _event(click: dict[str, Any]) -> Event:
-    bought = click["unit_price"] * click["quantity"] if click["type"] == "purchase" else 0
+    price = -1 if click["unit_price"] is None else click["unit_price"]
+    bought = max(price, 0) * click["quantity"] if click["type"] == "purchase" else 0
     ids = click["product_id"], click["session_id"]
-    return Event(click["user_id"], KINDS[click["type"]], click["time"], *ids, click["quantity"], bought)
+    category = click["category_id"]
+    told = click["quantity"], bought, price
+    return Event(click["user_id"], KINDS[click["type"]], click["time"], *ids, *told, category=category)
 
 
 @law
@@ -71,7 +75,7 @@ def test_there_are_enough_features_and_most_are_the_same() -> None:
     """At least 40, over the windows of Tidecast; of the user's and the session's, only the return rate is left out."""
     assert len(FEATURES) >= 40
     assert {window.name: (window.tile_ms, window.tiles) for window in USER_WINDOWS} == WINDOWS
-    both = {feature.name for feature in SCORE_SET if feature.entity in ("user", "session")}
+    both = {feature.name for feature in SCORE_SET if feature.entity in USER_ENTITIES}
     assert both - SAME == {"user_return_rate_30d"}
 
 

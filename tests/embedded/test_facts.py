@@ -47,10 +47,10 @@ def create(servers: EmbeddedServers, name: str, partitions: int = 1, **config: s
     return name
 
 
-def read(servers: EmbeddedServers, topic: str, isolation: str = "read_committed") -> list[Message]:
+def read(servers: EmbeddedServers, topic: str, isolation: str = "read_committed", start: int = 0) -> list[Message]:
     """Return the records of partition 0 that a reader sees now."""
     reader = consumer(servers, "reader", isolation_level=isolation, enable_partition_eof=True)
-    reader.assign([TopicPartition(topic, 0, 0)])
+    reader.assign([TopicPartition(topic, 0, start)])
     messages: list[Message] = []
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
@@ -89,6 +89,21 @@ def test_transactions_are_atomic_for_read_committed(servers: EmbeddedServers) ->
         (producer.abort_transaction if number % 2 else producer.commit_transaction)(10)
     assert values(servers, topic) == [b"0", b"2"]
     assert values(servers, topic, "read_uncommitted") == [b"0", b"1", b"2", b"3"]
+
+
+def test_an_abort_hides_what_its_producer_writes_next(servers: EmbeddedServers) -> None:
+    """Who begins to read behind the abort sees nothing more of that producer id; who reads over it sees everything."""
+    topic = create(servers, "hidden")
+    producer = transactional(servers, "aborts")
+    producer.begin_transaction()
+    producer.produce(topic, b"aborted")
+    producer.flush(5)
+    producer.abort_transaction(10)
+    producer.begin_transaction()
+    producer.produce(topic, b"hidden")
+    producer.commit_transaction(10)
+    assert values(servers, topic) == [b"hidden"]
+    assert read(servers, topic, start=2) == []
 
 
 def test_an_abandoned_transaction_never_times_out(servers: EmbeddedServers) -> None:

@@ -8,16 +8,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.algebra import Aggregate, Decayed, Distinct, Latest, Ratio, Span, Total, fold
+from features.algebra import (
+    Aggregate,
+    Decayed,
+    Distinct,
+    Extreme,
+    HyperLogLog,
+    Last,
+    Latest,
+    Mean,
+    Ratio,
+    Span,
+    Top,
+    Total,
+    fold,
+)
 
 NOW = 1_700_000_000_000
 AGGREGATES: tuple[Aggregate[Any], ...] = (
     Total(),
     Total(scale=100),
     Latest(NOW, 30 * 86_400_000),
+    Last(NOW, 30 * 86_400_000, scale=100),
+    Extreme(),
+    Extreme(lowest=True, scale=100),
+    Mean(scale=100),
     Span(NOW),
     Span(NOW, mean=True),
     Distinct(8),
+    Top(3),
+    Top(3, k=2),
+    HyperLogLog(register_bits=2, rank_bits=3),
     Decayed(NOW, 21_600_000, 28, 86_400_000),
     Ratio(1.0, 50.0),
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from features import documentation
 from features.columns import Event, EventColumns
-from features.documentation import ENTITIES, FIELDS, PAGE, as_data, check, duration, in_words, listed, main, page
+from features.documentation import ENTITIES, FIELDS, PAGE, as_data, check, duration, in_words, listed, main, page, title
 from features.engine import ScoreFeatures
 from features.oracle import UserOracle
 from features.oracle_products import product_values
@@ -39,7 +39,7 @@ def test_every_feature_is_on_the_page_once_under_its_entity() -> None:
     """One table per entity names its features in the order of the vector, and no other."""
     sections = {part.partition("\n")[0].lower(): part for part in PAGE.read_text(encoding="utf-8").split("\n## ")}
     for entity in ENTITIES:
-        rows = re.findall(r"^\| `(\w+)` \|", sections[entity], re.MULTILINE)
+        rows = re.findall(r"^\| `(\w+)` \|", sections[title(entity).lower()], re.MULTILINE)
         assert rows == [feature.name for feature in listed(entity)]
     assert sum(len(listed(entity)) for entity in ENTITIES) == len(SCORE_SET)
 
@@ -79,7 +79,8 @@ def test_words_and_data_tell_the_same() -> None:
             data[name] for name in ("name", "entity", "unit", "dtype")
         ]
         assert words["memory"] == (duration(feature.memory_ms) if data["memory_ms"] else "")
-        assert (words["window"] == "") == (data["window_ms"] is None) == (data["tile_ms"] is None)
+        assert (words["tile"] == "") == (data["window_ms"] is None) == (data["tile_ms"] is None)
+        assert (words["window"] == "") == (data["window_ms"] is None and data["last"] is None)
 
 
 @pytest.mark.parametrize("ms", [1, 999, 1_000, 61_001, 3_600_000, 86_400_000 * 30 + 5 * 60_000])

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from features.columns import Event, EventColumns, FeatureError
 from features.engine import ScoreFeatures
 from features.oracle import UserOracle, oracle_vector
+from features.product_rows import PRODUCT_ROW_VERSION
 from features.products import ProductFeatures
-from features.sets import LOG_LENGTH, SCORE_FEATURES, SCORE_SET
+from features.rows import ROW_VERSION
+from features.sets import LOG_LENGTH, SCORE_FEATURES, SCORE_SET, Activity
 from schemas.internal import ActivityRow
-from tests.features.strategies import START, activities, columns, histories
+from tests.features.strategies import START, activities, columns, histories, in_category
 
+LAST = np.array([feature.last is not None for feature in SCORE_SET])
+"""What is told of the last events, and as of one that comes late looks no further back than the log."""
 INTEGERS = np.array([feature.dtype == "int" for feature in SCORE_SET])
 
 
@@ -27,6 +31,7 @@ def loaded(events: list[Event], features: ScoreFeatures | None = None) -> ScoreF
     features = features or ScoreFeatures()
     features.load_users(dict.fromkeys(features.missing_users([event.user for event in events])))
     features.load_products(dict.fromkeys(features.missing_products([event.product for event in events])))
+    features.load_categories(dict.fromkeys(features.missing_categories([event.category for event in events])))
     return features
 
 
@@ -82,7 +87,7 @@ def test_batches_eviction_and_packing_change_nothing(data: st.DataObject, events
 @settings(deadline=None)
 @given(st.data(), histories())
 def test_planted_future_changes_nothing(data: st.DataObject, events: list[Event]) -> None:
-    """Events that arrive early with later stamps change no vector stamped before them."""
+    """Events that arrive early with later stamps change no vector stamped before them; of the last events, one may."""
     limit = max(event.time for event in events)
     planted = data.draw(st.lists(st.integers(1, 3 * 86_400_000), min_size=1, max_size=LOG_LENGTH - 1))
     mixed: list[tuple[bool, Event]] = [(True, event) for event in events]
@@ -95,6 +100,8 @@ def test_planted_future_changes_nothing(data: st.DataObject, events: list[Event]
     depth = [sum(other.time > event.time for other in events[:i]) for i, event in enumerate(events)]
     exact = np.array([late + len(planted) <= LOG_LENGTH for late in depth])
     if exact.all():
+        assert found[kept][:, ~LAST].tobytes() == vectors(events)[:, ~LAST].tobytes()
+    if max(depth) + len(planted) <= 1 or len(mixed) <= LOG_LENGTH + 1:
         assert found[kept].tobytes() == vectors(events).tobytes()
 
 
@@ -111,29 +118,59 @@ def test_arrival_order_changes_nothing(data: st.DataObject, events: list[Event])
 
 
 @settings(deadline=None)
-@given(activities(), st.lists(st.integers(-90, 40 * 24 * 60), min_size=1, max_size=8))
-def test_products_are_oracle(activity: list[ActivityRow], minutes: list[int]) -> None:
-    """What a scorer reads of a product equals the oracle's, wherever it stands, and nothing stamped later is in it."""
-    events = [Event("u1", 0, START + minute * 60_000, "p", None, price_minor=500) for minute in minutes]
+@given(activities(), activities(), st.lists(st.integers(-90, 40 * 24 * 60), min_size=1, max_size=8))
+def test_products_and_categories_are_oracle(
+    activity: list[ActivityRow], others: list[ActivityRow], minutes: list[int]
+) -> None:
+    """What a scorer reads of a product and of its category equals the oracle's, wherever it stands, each of its own
+    row, and nothing stamped later is in it."""
+    events = [Event("u1", 0, START + minute * 60_000, "p", price_minor=500, category="c") for minute in minutes]
     features = loaded(events)
     features.load_product("p", packed(activity))
+    features.load_categories({"c": packed(others, "category")})
+    start, stop = SCORE_FEATURES.index("product_views_1h"), SCORE_FEATURES.index("category_price_ratio") + 1
     for event, found in zip(events, features.apply(columns(events)), strict=True):
-        start = SCORE_FEATURES.index("product_views_1h")
-        stop = SCORE_FEATURES.index("product_price_ratio") + 1
-        expected = oracle_vector([], activity, event)
+        expected = oracle_vector([], activity, event, in_category(others))
         assert_same(np.concatenate([expected[:start], found[start:stop], expected[stop:]]), expected)
         assert features.product_version("p") == ((2, len(activity)) if activity else None)
+        assert features.category_version("c") == ((2, len(others)) if others else None)
 
 
-def packed(activity: list[ActivityRow]) -> bytes | None:
-    """Return the packed row of a product after its activity, one record per row, drained and loaded on the way."""
-    products = ProductFeatures()
+@settings(deadline=None)
+@given(activities(), st.integers(0, 40 * 24 * 60))
+def test_a_category_of_one_product_shows_what_the_product_does(activity: list[ActivityRow], minute: int) -> None:
+    """Each column of a category is, to the bit, that of its name of a product with the same activity."""
+    event = Event("u1", 0, START + minute * 60_000, "p", price_minor=500, category="c")
+    features = loaded([event])
+    features.load_product("p", packed(activity))
+    features.load_categories({"c": packed(activity, "category")})
+    [found] = features.apply(columns([event])).tolist()
+    named = dict(zip(SCORE_FEATURES, found, strict=True))
+    shown = [feature.name for feature in SCORE_SET if feature.entity == "category"]
+    assert [named[name] for name in shown] == [named[name.replace("category", "product")] for name in shown]
+
+
+@settings(deadline=None)
+@given(histories(users=2), activities())
+def test_events_without_a_category_show_none(events: list[Event], activity: list[ActivityRow]) -> None:
+    """Nothing that happened in a category is shown of events that name none."""
+    features = loaded(events)
+    features.load_categories(dict.fromkeys(("c", "d", "é"), packed(activity, "category")))
+    found = features.apply(columns(events))
+    none = np.array([not event.category for event in events])
+    assert found[none].tobytes() == vectors(events)[none].tobytes()
+
+
+def packed(activity: list[ActivityRow], entity: Activity = "product") -> bytes | None:
+    """Return the packed row of a product, or category, after activity, one record per row, drained and loaded on the
+    way."""
+    products = ProductFeatures(entity)
     row: bytes | None = None
     for offset, one in enumerate(activity, 1):
         if offset % 3 == 1:
             products.load("p", row)
-        args = ([one.kind], [one.time], [one.quantity], [one.value_minor], [one.price])
-        products.apply(["p"], *args, version=(2, offset))
+        visitor = one.visitor if entity == "product" else 0
+        products.apply(["p"], [one.kind], [one.time], [one.price], [visitor], version=(2, offset))
         row = products.drain().get("p")
     return row
 
@@ -149,7 +186,10 @@ def test_activity_order_changes_nothing(activity: list[ActivityRow], data: st.Da
 def test_planted_future_activity_changes_nothing() -> None:
     """Activity stamped later than the event changes no vector, in the same tile of five minutes or beyond."""
     now = START + 12 * 3_600_000 + 7 * 60_000
-    past = [ActivityRow("p", None, 0, now - back, 1, 0, 100, True) for back in range(0, 3_600_000, 100_000)]
+    past = [
+        ActivityRow("p", None, 0, now - 25 * back, 1, 0, 100, True, visitor=back + 1)
+        for back in range(0, 3_600_000, 100_000)
+    ]
     event = Event("u1", 0, now, "p", None, price_minor=100)
     expected = None
     for ahead in (0, 1, 60_000, 300_000, 3_000_000):
@@ -167,7 +207,10 @@ def test_every_column_is_written() -> None:
     assert np.isfinite(vectors(events)).all()
 
 
-BAD = (b"", b"x", b"12345678\x01", bytes(8) + b"\x07rest", b"\xff" * 60, bytes(8) + b"\x01\x03" + b"\xff" * 300)
+BAD = (
+    *(b"", b"x", b"12345678\x01", b"12345678\x03", bytes(8) + b"\x07rest", b"\xff" * 60),
+    *(bytes(8) + version + b"\x03" + b"\xff" * 300 for version in (b"\x01", b"\x03")),
+)
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -177,12 +220,19 @@ def test_bad_rows_are_refused(bad: bytes) -> None:
         ScoreFeatures().load_user("u", bad)
     with pytest.raises(FeatureError, match="log"):
         ScoreFeatures().load_product("p", bad)
+    with pytest.raises(FeatureError, match="log"):
+        ScoreFeatures().load_categories({"c": bad})
 
 
 def test_unloaded_users_are_refused() -> None:
-    """An event of a user that was not loaded changes nothing and names the user."""
+    """An event of a user or category that was not loaded changes nothing and names it."""
     with pytest.raises(FeatureError, match="'u1'"):
         ScoreFeatures().apply(columns([Event("u1", 0, START)]))
+    features = ScoreFeatures()
+    features.load_user("u1", None)
+    with pytest.raises(FeatureError, match="category 'c'"):
+        features.apply(columns([Event("u1", 0, START, category="c")]))
+    assert features.dirty_users() == 0
 
 
 def test_values_out_of_range_are_refused() -> None:
@@ -209,8 +259,22 @@ def test_header_and_size() -> None:
     features.apply(columns(events))
     row = features.drain_users()["u1"]
     assert int.from_bytes(row[:8], "little") == events[-1].time
-    assert row[8] == 1
+    assert row[8] == ROW_VERSION
     assert len(row) < 100
+
+
+def test_products_and_categories_are_bounded_apart() -> None:
+    """Of each as many rows stay as are asked for, the others must be loaded again; a version goes with its row."""
+    features = ScoreFeatures()
+    features.load_products({f"p{i}": None for i in range(5)})
+    activity = [ActivityRow("p", None, 0, START, 1, 0, 100, True)]
+    features.load_categories({f"c{i}": packed(activity, "category") for i in range(40)})
+    assert features.evict(0, 8) == 33
+    assert features.missing_products([f"p{i}" for i in range(5)]) == []
+    gone = features.missing_categories([*(f"c{i}" for i in range(40)), "", None])
+    assert len(gone) == 33
+    versions = {i: features.category_version(f"c{i}") for i in range(40)}
+    assert {f"c{i}" for i, version in versions.items() if version is None} == set(gone)
 
 
 def test_empty_batch() -> None:
@@ -222,6 +286,17 @@ def test_empty_batch() -> None:
 @given(st.binary(max_size=200))
 def test_random_rows_never_break_the_process(junk: bytes) -> None:
     """Random bytes behind a good header are refused or read, never crash."""
-    for load in (ScoreFeatures().load_user, ScoreFeatures().load_product):
+    loads = ((ScoreFeatures().load_user, ROW_VERSION), (ScoreFeatures().load_product, PRODUCT_ROW_VERSION))
+    for load, version in loads:
         with suppress(FeatureError):
-            load("k", START.to_bytes(8, "little") + b"\x01" + junk)
+            load("k", START.to_bytes(8, "little") + bytes([version]) + junk)
+
+
+def test_rows_of_an_older_layout_are_refused() -> None:
+    """A row of the version before is never read as one of today; the message says to rebuild it."""
+    events = [Event("u1", 0, START, "p", price_minor=99)]
+    features = loaded(events)
+    features.apply(columns(events))
+    row = features.drain_users()["u1"]
+    with pytest.raises(FeatureError, match=f"format {ROW_VERSION - 1}, expected {ROW_VERSION}; rebuild"):
+        ScoreFeatures().load_user("u1", row[:8] + bytes([ROW_VERSION - 1]) + row[9:])

@@ -19,8 +19,9 @@ from features import columns as columns_module
 from features import hashing, kernel, product_kernel, product_rows, rows
 from features.columns import Event
 from features.engine import ScoreFeatures, warm_up
+from features.layout import COLUMN
 from features.oracle import UserOracle, oracle_user_summary
-from features.sets import DAY, HOUR, MINUTE
+from features.sets import DAY, DISTINCT_LIMIT, HOUR, MINUTE
 from features.summary import user_summary
 from tests.features.strategies import START, columns
 from tests.features.test_engine import assert_same, loaded
@@ -45,7 +46,9 @@ def busy_history(seed: int, events: int, span_ms: int) -> list[Event]:
                 bought.append(time - late)
             product = f"p{draw.randrange(40)}" if kind != 1 else None
             session = f"s{visit}" if visit % 3 else None
-            history.append(Event("u1", kind, time - late, product, session, 1, draw.randrange(9000), 100, undo))
+            named = draw.choice((None, "a", "b", "c", f"{draw.randrange(20)}"))
+            value = draw.randrange(9000)
+            history.append(Event("u1", kind, time - late, product, session, 1, value, 100, undo, category=named))
             if draw.random() < 0.01:
                 history.append(history[-1])
     return history
@@ -58,6 +61,23 @@ def test_busy_users_are_oracle(seed: int, span_ms: int) -> None:
     oracle = UserOracle()
     for event, found in zip(history, loaded(history).apply(columns(history)), strict=True):
         assert_same(found, oracle.vector(event, []))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sessions_of_many_products_are_oracle(seed: int) -> None:
+    """More products than a session counts, seen again and again and in disorder, match the oracle at every event."""
+    draw = random.Random(seed)
+    history = [
+        Event("u1", draw.choice((0, 0, 2)), START + i * MINUTE - late * MINUTE, f"p{draw.randrange(60)}", "s")
+        for i in range(150)
+        for late in [draw.randrange(12) if draw.random() < 0.2 else 0]
+    ]
+    oracle = UserOracle()
+    seen = set()
+    for event, found in zip(history, loaded(history).apply(columns(history)), strict=True):
+        assert_same(found, oracle.vector(event, []))
+        seen.add((found[COLUMN["session_distinct_products"]], found[COLUMN["session_product_seen"]]))
+    assert {(DISTINCT_LIMIT, 0.0), (DISTINCT_LIMIT, 1.0)} <= seen
 
 
 def test_warm_up_compiles_what_is_used() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from features.hashing import hash_texts
-from features.layout import COLUMN, INTEREST_WEIGHTS, LEVEL_MS, LEVELS, POPULARITY_WEIGHTS, WIDTH
+from features.layout import COLUMN, INTEREST_WEIGHTS, LEVEL_MS, LEVELS, POPULARITY_WEIGHTS, PRICE_LEVEL, WIDTH
 from features.sets import MEMORY_MS, SCORE_FEATURES, SCORE_SET, USER_WINDOWS, memory_ms, schema_hash
 
 
@@ -41,6 +41,7 @@ def test_kernels_fit_the_declaration() -> None:
     assert not (LEVEL_MS[1:] % LEVEL_MS[:-1]).any()
     assert INTEREST_WEIGHTS[0] == POPULARITY_WEIGHTS[0] == 1 << 20
     assert (np.diff(INTEREST_WEIGHTS) < 0).all()
+    assert SCORE_SET[COLUMN["user_mean_price_7d"]].window == USER_WINDOWS[PRICE_LEVEL]
 
 
 def test_hashes_are_the_same_everywhere() -> None:

@@ -9,26 +9,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.labels import Label, LabelClock, LabelLogError
-from schemas.internal import Outcome
+from schemas.internal import Example, ExampleBatch, Outcome
 from tests.models.logs import CORRECTIONS, END, HORIZON, LATENESS, Event, Log, batch, build, example, happenings
 
 events = st.one_of(happenings(users=4, orders=6, until=150, size=30), happenings(users=2, orders=2, until=300, size=40))
 
 
-def clock(before: LabelClock | None = None, corrections: int = CORRECTIONS) -> LabelClock:
+bounds = st.one_of(st.none(), st.integers(1, 12))
+
+
+def clock(before: LabelClock | None = None, corrections: int = CORRECTIONS, most: int | None = None) -> LabelClock:
     if before is None:
-        return LabelClock(HORIZON, LATENESS, corrections)
-    return LabelClock(HORIZON, LATENESS, corrections, before.frontier, before.origin)
+        return LabelClock(HORIZON, LATENESS, corrections, most=most)
+    return LabelClock(HORIZON, LATENESS, corrections, before.frontier, before.origin, most)
 
 
-def feed_all(subject: LabelClock, logs: list[Log], random: Random) -> list[Label]:
-    """Feed every message, the partitions interleaved at random."""
+def tell(subject: LabelClock, logs: list[Log], partition: int, offset: int, message: ExampleBatch) -> list[Label]:
+    """Feed one message, and again those that the clock wants to see again."""
+    labels = subject.feed(partition, offset, message)
+    while subject.wanted is not None:
+        wanted, start = subject.wanted
+        for again, found in [(o, m) for o, m in logs[wanted] if o >= start][: 1 + offset % 4]:
+            subject.recall(wanted, again, found)
+        labels += subject.release()
+    return labels
+
+
+def feed_all(subject: LabelClock, logs: list[Log], random: Random, begin: dict[int, int] | None = None) -> list[Label]:
+    """Feed every message from `begin` on, the partitions interleaved at random."""
     labels: list[Label] = []
-    cursors = [0] * len(logs)
+    cursors = [sum(offset < (begin or {}).get(p, 0) for offset, _ in log) for p, log in enumerate(logs)]
     while left := [p for p, log in enumerate(logs) if cursors[p] < len(log)]:
         partition = random.choice(left)
-        offset, message = logs[partition][cursors[partition]]
-        labels += subject.feed(partition, offset, message)
+        labels += tell(subject, logs, partition, *logs[partition][cursors[partition]])
         cursors[partition] += 1
     return labels
 
@@ -43,9 +56,24 @@ def whole_rows(labels: list[Label]) -> list[tuple[int, str, bool, bool, bool, bo
     return [(one.known_at, one.id, one.positive, one.correction, one.provisional, one.provided) for one in labels]
 
 
-def expected(logs: list[Log]) -> list[tuple[int, str, bool, bool]]:
-    """Read the whole log at once: for each example, its orders that count, and when each was cancelled."""
-    clicks = [e for log in logs for _, message in log for e in message.examples]
+def places(logs: list[Log]) -> list[Example]:
+    """Return all examples in the order in which they happened: by time, then by their place in the log."""
+    found = [
+        (e.as_of, p, offset, n, e)
+        for p, log in enumerate(logs)
+        for offset, message in log
+        for n, e in enumerate(message.examples)
+    ]
+    return [e for *_, e in sorted(found, key=lambda one: one[:4])]
+
+
+def expected(logs: list[Log], most: int | None = None) -> list[tuple[int, str, bool, bool]]:
+    """Read the whole log at once: for each example, its orders that count, and when each was cancelled.
+
+    With `most`, an example leaves memory when that many newer ones have happened: an order after that only shows at the
+    end of the horizon; and once that many positives were settled after one, it is no longer corrected.
+    """
+    clicks = places(logs)
     outcomes = [o for log in logs for _, message in log for o in message.outcomes]
     memory = HORIZON + LATENESS
     orders: list[tuple[int, str, int | None]] = []  # time, user, cancelled at
@@ -66,26 +94,118 @@ def expected(logs: list[Log]) -> list[tuple[int, str, bool, bool]]:
                     continue
                 standing[o.order_id] = len(orders)
                 orders.append((o.time, user, None))
+    never = END * 2
+    left = [clicks[n + most].as_of if most and n + most < len(clicks) else never for n in range(len(clicks))]
+    ends: list[tuple[Example, int, list[tuple[int, str, int | None]]]] = []
     out = []
-    for e in clicks:
+    for e, gone in zip(clicks, left, strict=True):
         settled = e.as_of + HORIZON + LATENESS
-        counting = sorted(o for o in orders if o[1] == e.user and e.as_of < o[0] <= e.as_of + HORIZON)
-        if not counting:
-            out.append((settled, e.id, False, False))
-            continue
-        out.append((counting[0][0], e.id, True, False))
-        lost = [o[2] for o in counting]
-        if all(at is not None and at <= settled + CORRECTIONS for at in lost):
-            out.append((max(settled, *[at for at in lost if at is not None]), e.id, False, True))
+        counting = [o for o in orders if o[1] == e.user and e.as_of < o[0] <= e.as_of + HORIZON]
+        counting.sort(key=lambda order: order[0])
+        early = bool(counting) and counting[0][0] <= gone
+        standing_then = [o for o in counting if o[2] is None or o[2] > settled]
+        if early:
+            out.append((counting[0][0], e.id, True, False))
+        if standing_then:
+            ends.append((e, settled, standing_then))
+        if not early or not standing_then:
+            out.append((settled, e.id, bool(standing_then), early))
+    for n, (e, settled, counting) in enumerate(ends):
+        forgotten = ends[n + most][1] if most and n + most < len(ends) else never
+        lost = max(never if at is None else at for _, _, at in counting)
+        if lost <= min(settled + CORRECTIONS, forgotten):
+            out.append((lost, e.id, False, True))
     return sorted(out)
 
 
-@given(events, st.integers(1, 3), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
-def test_labels_are_what_the_whole_log_says(happened: list[Event], tasks: int, random: Random) -> None:
+@given(events, st.integers(1, 3), bounds, st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_labels_are_what_the_whole_log_says(
+    happened: list[Event], tasks: int, most: int | None, random: Random
+) -> None:
     """Whatever the cut into batches and the interleaving: labels, known-at, corrections and order are the oracle's."""
     logs = build(happened, tasks, random)
-    assert rows(feed_all(clock(), logs, random)) == expected(logs)
+    assert rows(feed_all(clock(most=most), logs, random)) == expected(logs, most)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_small_memory_in_a_busy_log(seed: int) -> None:
+    """Much happens, little is held: labels are the oracle's, without a break and with restarts anywhere."""
+    random = Random(seed)
+    for _ in range(20):
+        happened = [
+            Event(
+                random.choice(["example", "example", "example", "order", "order", "cancel"]),
+                random.randrange(4),
+                random.randrange(150),
+                random.randrange(LATENESS + 1),
+                random.randrange(6),
+            )
+            for _ in range(40)
+        ]
+        logs, most = build(happened, random.randint(1, 3), random), random.randint(1, 3)
+        wanted = expected(logs, most)
+        assert rows(feed_all(clock(most=most), logs, random)) == wanted
+        before, labels = clock(most=most), []
+        for partition, log in enumerate(logs):
+            for offset, message in log[: random.randint(0, len(log))]:
+                labels += tell(before, logs, partition, offset, message)
+        labels += feed_all(clock(before, most=most), logs, random, before.floor())
+        assert rows(labels) == wanted
+
+
+@given(events, st.integers(1, 3), st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_a_bound_that_is_never_reached_changes_nothing(happened: list[Event], tasks: int, random: Random) -> None:
+    """Memory for all examples, and no bound: the same labels, provisional ones included."""
+    logs = build(happened, tasks, random, redriven=0.2)
+    assert whole_rows(feed_all(clock(most=1_000), logs, random)) == whole_rows(feed_all(clock(), logs, random))
+
+
+@pytest.mark.parametrize("most", [1, 10, 100])
+def test_memory_is_bounded(most: int) -> None:
+    """However long the horizon: so many examples, so many positives, and a few messages of the second reading."""
+    subject, horizon, size = LabelClock(2_000, LATENESS, CORRECTIONS, most=most), 2_000, 4
+    log: Log = []
+    for start in range(0, 10_000, size):
+        clicks = [example(f"{time:05}", f"u{time % 50}", time) for time in range(start, start + size)]
+        outcomes = [Outcome("order", f"u{start % 50}", f"o{start}", start)] if start % 100 == 0 else []
+        log.append((start, batch(0, 1, start - LATENESS, clicks, outcomes)))
+    labels, longest = [], 0
+    for offset, message in log:
+        labels += tell(subject, [log], 0, offset, message)
+        longest = max(longest, subject.evicted)
+        assert subject.pending <= 2 * most + 2 * LATENESS + 3 * size
+    assert longest > horizon - most - 3 * LATENESS
+    assert len({label.id for label in labels if not label.provisional}) > 7_900
+    log.append((10_000, batch(0, 1, END * 2)))
+    tell(subject, [log], 0, *log[-1])
+    assert subject.pending == subject.evicted == 0
+
+
+def test_what_is_needed_again_and_gone_is_named() -> None:
+    """A log that was cut before the horizon's end: no guess, but the place and the repair."""
+    subject = clock(most=1)
+    for offset in range(3):
+        subject.feed(0, offset, batch(0, 1, offset, [example(f"{offset}", "u", offset)]))
+    subject.feed(0, 3, batch(0, 1, END))
+    assert subject.wanted == (0, 0)
+    for offset in (2, 4, 9):  # the last two: nothing is left of what was heard
+        with pytest.raises(LabelLogError, match=r"examples\[0\] offset 0: gone .* retention.ms"):
+            subject.recall(0, offset, batch(0, 1, 2))
+
+
+def test_the_warm_up_begins_with_what_the_watermark_passed_first() -> None:
+    """An example behind its partition's watermark is older than the first, and may come at any turn: no origin."""
+    first = [(0, 0, batch(0, 2, 100, [example("a", "a", 100)])), (0, 1, batch(0, 2, 120))]
+    second = [(1, 0, batch(1, 2, 109)), (1, 1, batch(1, 2, 900))]
+    late = (0, 2, batch(0, 2, 900, [example("old", "u", 20)]))
+    told = []
+    for order in ([*first, late, *second], [*first, second[0], late, second[1]]):
+        subject = LabelClock(100, 10)
+        told.append(whole_rows([label for message in order for label in subject.feed(*message)]))
+        assert subject.origin == 100
+    assert told[0] == told[1]
 
 
 @given(events, st.integers(1, 3), st.randoms(use_true_random=False))
@@ -109,31 +229,31 @@ def test_a_young_log_tells_of_negatives_ahead_of_time(happened: list[Event], tas
     assert not any(label.provisional and (label.positive or label.correction) for label in labels)
 
 
-@given(events, st.integers(1, 3), st.randoms(use_true_random=False))
+@given(events, st.integers(1, 3), bounds, st.randoms(use_true_random=False))
 @settings(max_examples=80, deadline=None)
-def test_interleaving_changes_nothing(happened: list[Event], tasks: int, random: Random) -> None:
+def test_interleaving_changes_nothing(happened: list[Event], tasks: int, most: int | None, random: Random) -> None:
     """The same log gives the same sequence, redriven orders behind the watermark included."""
     logs = build(happened, tasks, random, redriven=0.3)
-    found = feed_all(clock(), logs, random)
-    assert whole_rows(found) == whole_rows(feed_all(clock(), logs, random))
+    found = feed_all(clock(most=most), logs, random)
+    assert whole_rows(found) == whole_rows(feed_all(clock(most=most), logs, random))
     first = [label.key for label in found]
     assert first == sorted(set(first))
     assert len({row[1] for row in rows(found)}) == sum(len(message.examples) for log in logs for _, message in log)
 
 
-@given(events, st.integers(1, 3), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
-def test_a_restart_goes_on_where_it_stopped(happened: list[Event], tasks: int, random: Random) -> None:
+@given(events, st.integers(1, 3), bounds, st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_a_restart_goes_on_where_it_stopped(
+    happened: list[Event], tasks: int, most: int | None, random: Random
+) -> None:
     """At any point, what came before and what a new clock makes of the log from the floor is the whole sequence."""
     logs, corrections = build(happened, tasks, random, redriven=0.2), random.choice([0, CORRECTIONS])
-    whole = whole_rows(feed_all(clock(corrections=corrections), logs, random))
-    before, labels = clock(corrections=corrections), []
+    whole = whole_rows(feed_all(clock(corrections=corrections, most=most), logs, random))
+    before, labels = clock(corrections=corrections, most=most), []
     for partition, log in enumerate(logs):
         for offset, message in log[: random.randint(0, len(log))]:
-            labels += before.feed(partition, offset, message)
-    floor = before.floor()
-    rest = [[(o, m) for o, m in log if o >= floor.get(p, 0)] for p, log in enumerate(logs)]
-    after = feed_all(clock(before, corrections), rest, random)
+            labels += tell(before, logs, partition, offset, message)
+    after = feed_all(clock(before, corrections, most), logs, random, before.floor())
     assert whole_rows(labels) + whole_rows(after) == whole
 
 
@@ -160,10 +280,10 @@ def test_nothing_is_released_before_every_partition_spoke() -> None:
 
 def test_what_bears_the_watermark_itself_waits() -> None:
     """A label known exactly at the watermark may still be joined by another of that instant."""
-    subject = clock()
-    assert rows(subject.feed(0, 0, batch(0, 1, 25, [example("b", "u", 0)]))) == []
-    labels = subject.feed(0, 1, batch(0, 1, 26, [example("a", "u", 0)]))
-    assert [label.id for label in labels if not label.provisional] == ["a", "b"]
+    subject, clicks = clock(), [example("a", "u", 20), example("b", "v", 20)]
+    assert rows(subject.feed(0, 0, batch(0, 1, 25, clicks, [Outcome("order", "v", "o", 25)]))) == []
+    labels = subject.feed(0, 1, batch(0, 1, 26, [], [Outcome("order", "u", "p", 25)]))
+    assert rows(labels) == [(25, "a", True, False), (25, "b", True, False)]
 
 
 def test_a_cancellation_before_the_order_is_known_flips_the_label() -> None:

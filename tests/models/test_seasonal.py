@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import evaluation as ev
-from models.seasonal import MEMORY, QUANTILES, forecast
+from models.buckets import MEMORY
+from models.seasonal import QUANTILES, forecast
 
 histories = st.lists(st.one_of(st.none(), st.integers(-5, 50), st.floats(0, 1e9)), max_size=130)
 

@@ -10,20 +10,23 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import redis as redis_client
 from confluent_kafka import Producer
 
 from streams.children import free_port, start_child
 from streams.kafka import read_to_end
 from streams.records import MARKER_HEADER, Record
+from streams.runtime.checkpoint import decode_header
 from streams.settings import Settings
 from streams.topics import create
-from tests.real.shop import ClosedLog
+from tests.real.shop import ClosedLog, Message
 
 DEADLINE_S = 120.0
 
@@ -123,11 +126,21 @@ class Shop:
     def preload(self, log: ClosedLog) -> None:
         """Create the topics, write the log and close it."""
         create(self.settings())
+        self.write(log.messages)
+        self.close_log(log.end)
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Write messages of a log."""
         producer = self.producer()
-        for message in log.messages:
+        for message in messages:
             producer.produce(self.prefix + message.topic, message.value, key=message.key)
             producer.poll(0)
-        marker = json.dumps({"time": log.end, "source": "test"}).encode()
+        assert producer.flush(30) == 0
+
+    def close_log(self, end: int) -> None:
+        """End the inputs as a replay does, at event time `end` (ms)."""
+        producer = self.producer()
+        marker = json.dumps({"time": end, "source": "test"}).encode()
         for topic in ("clickstream", "orders"):
             for partition in range(self.partitions):
                 headers: list[tuple[str, str | bytes | None]] = [(MARKER_HEADER, b"end")]
@@ -211,6 +224,13 @@ class Shop:
         found: dict[str, bytes] = {}
         for name in client.scan_iter(match=f"{self.prefix}:{{{stage}.*}}:h", count=5_000):
             found[name.decode().split("}", 1)[0].rpartition("-")[2]] = client.get(name)
+        return found
+
+    def counts(self, stage: str) -> Counter[str]:
+        """Return a stage's exact tallies over all its tasks, as its checkpoints hold them."""
+        found: Counter[str] = Counter()
+        for header in self.headers(stage).values():
+            found.update(msgspec.msgpack.decode(decode_header(header).extra)["counts"])
         return found
 
     def kill_all(self) -> None:

@@ -45,6 +45,7 @@ def closed_log(*, clicks: int = 4_000, users: int = 150, products: int = 40, see
             "time": stamp,
             "user_id": None if chance.random() < 0.03 else user,
             "product_id": None if kind == "search" else product,
+            "category_id": _category(product),
             "unit_price": 500 + 10 * chance.randrange(50),
             "currency": "EUR",
         }
@@ -67,10 +68,21 @@ def closed_log(*, clicks: int = 4_000, users: int = 150, products: int = 40, see
     return ClosedLog(messages, time + 3_000)
 
 
+def _category(product: str) -> str | None:
+    """Return the category that events name for a product: one of three, for every fourth none."""
+    number = int(product[1:])
+    return f"c{number % 3}" if number % 4 else None
+
+
 def _order(
     chance: random.Random, order: str, status: str, time: int, user: str, product: str, suffix: str = ""
 ) -> Message:
-    line = {"product_id": product, "quantity": 1 if suffix else chance.randrange(1, 4), "unit_price": 900}
+    line = {
+        "product_id": product,
+        "category_id": _category(product),
+        "quantity": 1 if suffix else chance.randrange(1, 4),
+        "unit_price": 900,
+    }
     value = {
         "event_id": f"{order}{suffix}",
         "order_id": order,

@@ -51,7 +51,7 @@ def test_ten_thousand_bad_messages_among_good_ones(shop: Shop) -> None:
     assert len(letters) == len({one.id for one in letters})
     assert {one.reason for one in letters} == {"undecodable", "invalid", "oversized", "future", "late"}
     late = sum(one.reason == "late" for one in letters)
-    counts = _counts(shop)
+    counts = shop.counts("score")
     orders = sum(counts.get(name, 0) for name in ("orders_applied",))
     predicted = sum(json.loads(r.value or b"{}")["kind"] == "purchase" for r in shop.read("predictions"))
     assert counts["clicks_predicted"] == predicted
@@ -95,21 +95,6 @@ def _shown(role: Role) -> set[tuple[str, str]]:
         families = list(text_string_to_metric_families(answer.read().decode()))
     samples = [sample for family in families if family.name == "tidecast_refused" for sample in family.samples]
     return {(sample.labels["topic"], sample.labels["reason"]) for sample in samples if sample.value == 1}
-
-
-def _counts(shop: Shop) -> dict[str, int]:
-    import msgspec
-    import redis
-
-    from streams.runtime.checkpoint import decode_header
-
-    client = redis.Redis.from_url(shop.redis_url)
-    total: dict[str, int] = {}
-    for name in client.scan_iter(match=f"{shop.prefix}:{{score.*:h", count=5_000):
-        extra = msgspec.msgpack.decode(decode_header(client.get(name)).extra)  # type: ignore[arg-type]
-        for what, count in extra["counts"].items():
-            total[what] = total.get(what, 0) + count
-    return total
 
 
 def _produce(shop: Shop, log: ClosedLog) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import pytest
 
@@ -15,6 +16,8 @@ pytestmark = [pytest.mark.realbroker, pytest.mark.timeout(600)]
 
 class TestEmbedded(CrashMatrix):
     """One embedded broker, and a Valkey of the same wheel that can be killed apart from it."""
+
+    overrides: ClassVar[Mapping[str, str]] = {"TIDECAST_KAFKA__RENEW_PRODUCERS": "true"}
 
     @pytest.fixture(scope="class")
     @classmethod

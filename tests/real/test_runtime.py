@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from streams.runtime.checkpoint import decode_header
 from tests.real.harness import Shop, wait_until
 from tests.real.shop import closed_log
 
@@ -56,3 +57,25 @@ def test_graceful_stop_leaves_a_checkpoint_at_the_committed_offsets(shop: Shop) 
     again = shop.start("tally", module=_MODULE, hook="during_recovery")
     wait_until(lambda: again.ready()[0], "ready again", tell=lambda: shop.log("tally"))
     assert again.stop() == 0
+
+
+def test_what_is_rebuilt_is_kept_as_it_goes(shop: Shop) -> None:
+    """A wiped store is filled in bounded steps: killed on the way, the next start goes on where the checkpoint says."""
+    log = closed_log(clicks=2_000)
+    shop.preload(log)
+    shop.finish([shop.start("tally", module=_MODULE)], log.end, {"tally": 2})
+    rows, ends = shop.rows("tally"), _offsets(shop)
+    shop.store().flushall()
+    shop.overrides = {"TIDECAST_RUNTIME__CHECKPOINT_MAX_ROWS": "10", "TIDECAST_RUNTIME__BATCH_MAX_EVENTS": "50"}
+    killed = shop.start("tally", module=_MODULE, hook="mid_checkpoint:8")
+    assert killed.process.wait(60) == -9, shop.log("tally")
+    begun = _offsets(shop)
+    assert any(0 < offset < ends[place] for place, offset in begun.items())
+    shop.finish([shop.start("tally", module=_MODULE)], log.end, {"tally": 2})
+    assert shop.rows("tally") == rows
+
+
+def _offsets(shop: Shop) -> dict[tuple[str, int], int]:
+    """Return the offsets of all checkpoints."""
+    found = [decode_header(header).offsets for header in shop.headers("tally").values()]
+    return {(topic, partition): offset for offsets in found for topic, partition, offset in offsets}

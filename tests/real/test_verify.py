@@ -36,7 +36,7 @@ def verify(shop: Shop, *arguments: str) -> tuple[int, Any, str]:
 
 
 def check_backfill(shop: Shop, out: Path) -> None:
-    """Check that a backfill of the topics has a row an example, with all columns but the products' to the bit."""
+    """Check that a backfill of the topics has a row an example, with all columns but those of activity to the bit."""
     command = [sys.executable, "-m", "streams.cli", "backfill", "--out", str(out)]
     environment = {**os.environ, **shop.environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

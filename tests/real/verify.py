@@ -100,8 +100,11 @@ class Evidence:
             assert example.probability == probability == payload["probability"], example.id
         return len(self.examples)
 
-    def check_learner(self, settings: Settings) -> None:
-        """Check that the stored learner is, to the bit, what the examples log makes of a new one."""
+    def check_learner(self, settings: Settings) -> int:
+        """Check that the stored learner is, to the bit, what the examples log makes of a new one.
+
+        Returns how many messages the new one had to read again.
+        """
         features = ScoreFeatures()
         learner = PurchaseLearner(
             features.names,
@@ -109,15 +112,24 @@ class Evidence:
             horizon_ms=settings.score.horizon_s * 1_000,
             lateness_ms=settings.time.allowed_lateness_s * 1_000,
             publish_every=settings.learn.publish_every,
+            max_pending=settings.learn.max_pending,
         )
-        for record in self.shop.read("tidecast.examples"):
+        log = self.shop.read("tidecast.examples")
+        read_again = 0
+        for record in log:
             learner.feed(record.input.partition, record.offset, decode_examples(record.value or b""))
+            while (wanted := learner.clock.wanted) is not None:
+                read_again += 1
+                again = next(one for one in log if one.input.partition == wanted[0] and one.offset >= wanted[1])
+                learner.clock.recall(wanted[0], again.offset, decode_examples(again.value or b""))
+                learner.learn(learner.clock.release())
         [stored] = self.shop.rows("learn").values()
         assert learner.state() == stored
+        return read_again
 
 
 def same_rows(left: Shop, right: Shop) -> None:
-    """Check that two finished runs left equal rows: all of score's and of demand's, products' but for their versions.
+    """Check that two finished runs left equal rows: all of score's and of demand's, but for versions.
 
     A version names a place in the run's own log. Of a series counts what its stage reads: nothing open that is void.
     """
@@ -133,7 +145,7 @@ def _demand_rows(shop: Shop) -> dict[str, object]:
     found: dict[str, object] = {}
     for key, row in shop.rows("demand").items():
         task, _, name = key.partition("/")
-        if name.startswith("p:"):
+        if name.startswith(("p:", "c:")):
             found[key] = _without_version(row)
         elif name.startswith("s:"):
             series = Series.unpack(row)

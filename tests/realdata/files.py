@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from features.columns import Event
+from features.hashing import visitors
 from schemas.internal import ActivityRow, EventKind
 
 _WITHIN_MS = 60_000
@@ -25,7 +26,14 @@ def rows(path: Path) -> Iterator[dict[str, str]]:
 def yoochoose_clicks(data: Path) -> list[Event]:
     """Return the clicks in the file's order; row n (from 1) is the event ``yoochoose:clicks:n``."""
     return [
-        Event(row["session_id"], EventKind.VIEW, _ms(row["timestamp"]), row["item_id"], row["session_id"])
+        Event(
+            row["session_id"],
+            EventKind.VIEW,
+            _ms(row["timestamp"]),
+            row["item_id"],
+            row["session_id"],
+            category=None if row["category"] == "0" else row["category"],
+        )
         for row in rows(data / "yoochoose_clicks.csv.gz")
     ]
 
@@ -67,7 +75,15 @@ def by_product(events: Iterable[Event]) -> dict[str, list[ActivityRow]]:
     for event in events:
         assert event.product is not None
         row = ActivityRow(
-            event.product, None, event.kind, event.time, event.quantity, event.value_minor, event.price_minor, True
+            event.product,
+            None,
+            event.kind,
+            event.time,
+            event.quantity,
+            event.value_minor,
+            event.price_minor,
+            True,
+            visitor=visitors([event.user])[0] if event.kind == EventKind.VIEW else 0,
         )
         found[event.product].append(row)
     return dict(found)

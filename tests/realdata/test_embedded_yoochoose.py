@@ -31,6 +31,8 @@ from tests.realdata.running import Running, alive, running, tidecast
 pytestmark = [pytest.mark.realdata, pytest.mark.timeout(1_200)]
 
 SAMPLE = 200
+ORACLE = 2_000
+"""About so many vectors are recomputed by brute force."""
 DAY_MS = 86_400_000
 EXACT = 1e-9
 TO: list[str] = []
@@ -59,6 +61,7 @@ def test_every_click_is_accounted_for_and_every_row_is_right(data: Path, sources
             _check_sessions(run, events, told["last_time"])
             _check_products(run, events, told["last_time"])
             print(f"checked in {time.monotonic() - done:.0f} s")
+            _verify(run, tmp_path, run.counts("score")["clicks_predicted"])
             children = run.descendants()
             assert len(children) >= 6, "broker, store and four roles"
             assert run.stop() == 0, run.log()
@@ -117,6 +120,32 @@ def _account(run: Running, told: dict[str, dict[str, int]], clicks: Sequence[Eve
     assert set(events) == sent - lost, "each click has its own prediction"
     assert max(events.values()) == 1
     return lost
+
+
+def _verify(run: Running, logs: Path, predicted: int) -> None:
+    """Check that `tidecast verify features` finds every vector served to be what the log says, by both ways at once.
+
+    What columns of a product say is checked at the version of its row that was used, however old that was.
+    """
+    started = time.monotonic()
+    command = ["verify", "features", "--json", "--by"]
+    sampled: dict[str, list[str]] = {"engine": [], "oracle": ["--sample", str(ORACLE)]}
+    out = {by: logs / f"verify-{by}.out" for by in sampled}
+    processes = {by: tidecast([*command, by, *more], run.environment(), out[by]) for by, more in sampled.items()}
+    wait_until(
+        lambda: all(process.poll() is not None for process in processes.values()),
+        "the verification",
+        deadline_s=400,
+        tell=run.log,
+    )
+    for by, process in processes.items():
+        assert process.returncode == 0, (out[by].read_text(), out[by].with_suffix(".err").read_text())
+        found = json.loads(out[by].read_text())
+        assert found["accepted"] == found["examples"] == predicted
+        assert found["compared"] == predicted if by == "engine" else found["compared"] > ORACLE // 2
+        assert found["unverifiable"]["count"] == found["other_definition"] == 0
+        print(f"{found['compared']} vectors equal the {by}'s")
+    print(f"verified in {time.monotonic() - started:.0f} s")
 
 
 def _check_sessions(run: Running, events: Sequence[Event], end: int) -> None:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_order
-from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, Input, Output, Record
+from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, Output, Record
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 from streams.settings import Settings
-from streams.topologies.stage import State, Step
+from streams.topologies.stage import Forward, State, Step
 
 
 class TallyStage:
@@ -52,7 +52,7 @@ class TallyStage:
         return TallyState()
 
 
-class TallyState:
+class TallyState(Forward):
     """Counts and digests by user."""
 
     def __init__(self) -> None:
@@ -113,9 +113,6 @@ class TallyState:
 
     def restore(self, extra: bytes) -> None:
         return
-
-    def floor(self) -> Mapping[Input, int] | None:
-        return None
 
     def watermark(self) -> int | None:
         return None

@@ -8,12 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.records import MARKER_HEADER, Input, Record
+from streams.runtime.checkpoint import decode_header
+from streams.runtime.marking import IdleInputs
 from streams.runtime.task import Task
 from streams.settings import Settings
 from streams.topologies.score import ScoreStage
 
 INPUTS = (Input("clickstream", 0), Input("orders", 0))
 MARKED = ((MARKER_HEADER, b"time"),)
+
+
+LINE = {"product_id": "p"}
 
 
 class Log:
@@ -65,3 +70,111 @@ def test_nothing_waits_for_ever(arrivals: list[tuple[int, int, bool]]) -> None:
                 rounds += 1
                 assert rounds <= 3
             assert applied == events
+
+
+class Traffic:
+    """A task of two inputs under a manual clock, and what it knows of their traffic."""
+
+    def __init__(self) -> None:
+        self.log, self.now = Log(), 100.0
+        self.idle = IdleInputs(Settings().time, lambda: self.now)
+        self.idle.begin()
+        self.number = 0
+
+    def click(self, time: int) -> None:
+        self.number += 1
+        event = {"event_id": f"{self.number}", "type": "view", "time": time, "user_id": "u", "product_id": "p"}
+        self.log.append(INPUTS[0], event)
+        self.idle.heard(INPUTS[0])
+        self.idle.brought(INPUTS[0])
+        self.log.work()
+
+    def order(self, time: int) -> None:
+        self.number += 1
+        event = {"event_id": f"{self.number}", "order_id": f"{self.number}", "status": "placed", "time": time}
+        self.log.append(INPUTS[1], event | {"lines": [{"product_id": "p"}]})
+        self.idle.heard(INPUTS[1])
+        self.idle.brought(INPUTS[1])
+        self.log.work()
+
+    def marks(self, elsewhere: int | None = None) -> list[tuple[Input, int]]:
+        return list(self.idle.marks([self.log.task], elsewhere))
+
+
+IDLE_S = Settings().time.idle_ms / 1_000
+
+
+def test_a_restart_remembers_how_far_an_input_was() -> None:
+    """What made a click wait for no idle time makes none wait after a restart: the checkpoint says what was seen."""
+    log = Log()
+    log.append(INPUTS[1], {"event_id": "o", "order_id": "o", "status": "placed", "time": 1_000, "lines": [LINE]})
+    log.append(INPUTS[0], {"time": 1_001, "source": "s"}, MARKED)
+    assert log.work() == 1
+    checkpoint, after = log.task.checkpoint(), Log()
+    assert after.task.restore(checkpoint.header, decode_header(checkpoint.header), checkpoint.rows)
+    assert [after.task.seen_until(input_) for input_ in INPUTS] == [None, 1_000]
+
+
+def test_an_input_is_marked_when_it_is_at_its_end_and_quiet() -> None:
+    """Not while there is more of it, not before its time, and once for each time."""
+    traffic = Traffic()
+    traffic.click(1_000)
+    traffic.now += 10 * IDLE_S
+    assert traffic.marks() == []  # nobody said that orders are at their end
+    traffic.idle.at_end(INPUTS[1])
+    assert traffic.marks() == []  # waited for since just now: a leap
+    traffic.now += IDLE_S
+    assert traffic.marks() == [(INPUTS[1], 1_001)]
+    assert traffic.marks() == []
+
+
+def test_a_marker_that_got_lost_is_sent_again() -> None:
+    """What did not arrive is due again at once; what did comes back as a record, and is due for the next time only."""
+    traffic = Traffic()
+    traffic.click(1_000)
+    traffic.idle.at_end(INPUTS[1])
+    traffic.marks()
+    traffic.now += IDLE_S
+    sent = traffic.marks()
+    assert sent == [(INPUTS[1], 1_001)]
+    traffic.idle.unmarked(INPUTS[1])
+    assert traffic.marks() == sent
+
+
+def test_soon_after_an_order_a_click_waits_for_no_idle_time() -> None:
+    """Within half the lateness of what the input brought last, a moment at its end is enough."""
+    traffic = Traffic()
+    traffic.order(1_000)
+    traffic.click(2_000)
+    traffic.log.work()
+    traffic.idle.at_end(INPUTS[1])
+    traffic.now += 0.1
+    assert IDLE_S > 0.1
+    assert traffic.marks() == [(INPUTS[1], 2_001)]
+
+
+def test_what_is_near_does_not_wait_for_what_stands_far_behind_it() -> None:
+    """A click soon after an order is released at once, also where a much later one has come already."""
+    traffic = Traffic()
+    far = 2_000 + Settings().time.allowed_lateness_s * 1_000
+    traffic.order(1_000)
+    traffic.click(2_000)
+    traffic.click(far)
+    traffic.idle.at_end(INPUTS[1])
+    traffic.now += 0.1
+    assert traffic.marks() == [(INPUTS[1], 2_001)]
+    assert traffic.marks() == []
+    traffic.now += IDLE_S
+    assert traffic.marks() == [(INPUTS[1], far + 1)]
+
+
+def test_a_task_that_never_had_anything_follows_those_of_other_workers() -> None:
+    """With both inputs empty and quiet it is marked at the time of the others; without any, not at all."""
+    traffic = Traffic()
+    for input_ in INPUTS:
+        traffic.idle.at_end(input_)
+    traffic.marks(elsewhere=5_000)
+    traffic.now += IDLE_S
+    assert traffic.marks() == []
+    assert traffic.marks(elsewhere=5_000) == [(input_, 5_000) for input_ in INPUTS]
+    assert traffic.marks(elsewhere=5_000) == []

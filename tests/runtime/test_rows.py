@@ -13,18 +13,18 @@ from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from features.sets import LOG_LENGTH, SCORE_SET
-from features.summary import product_summary, user_summary
+from features.summary import product_summary, read_category, user_summary
 from streams.cli.app import app
 from streams.driver import TopologyDriver
 from streams.errors import ConfigurationError, RecoveryError, StoreUnavailable, TidecastError
 from streams.kafka import producer_config
-from streams.rows import find_product, find_user
+from streams.rows import find_category, find_product, find_user
 from streams.runtime.task import store_name
 from streams.settings import Settings
 from streams.shown import iso
 from streams.store import MemoryStore, RedisStore
 from streams.topologies.demand import DemandStage
-from streams.topologies.layout import product_partition, user_partition
+from streams.topologies.layout import activity_partition, user_partition
 from streams.topologies.score import ScoreStage
 
 SETTINGS = Settings()
@@ -48,7 +48,16 @@ def shop() -> TopologyDriver:
     """A user with more events than the log keeps, an order and a return; one whose key another partitioner placed."""
     driver = TopologyDriver(SETTINGS, [ScoreStage, DemandStage], partitions=TASKS, now_ms=T0 + 100 * MINUTE)
     for i in range(20):
-        _send(driver, "clickstream", "u1", T0 + i * MINUTE, type="view", product_id="p1", session_id="a")
+        _send(
+            driver,
+            "clickstream",
+            "u1",
+            T0 + i * MINUTE,
+            type="view",
+            product_id="p1",
+            category_id="mugs",
+            session_id="a",
+        )
     for time, status in ((T0 + 21 * MINUTE, "placed"), (T0 + 90 * MINUTE, "returned")):
         order = {"order_id": "o1", "status": status, "lines": [_line("p1")], "currency": "EUR"}
         _send(driver, "orders", "u1", time, **order)
@@ -82,10 +91,16 @@ def test_a_row_is_shown_as_it_is(shop: TopologyDriver) -> None:
     assert [(one["kind"], one["value_minor"]) for one in data["log"][-2:]] == [("purchase", 1_998), ("return", 1_998)]
     assert [(line["order_id"], line["left"]) for line in data["orders"]["lines"]] == [("o1", 0)]
     product = find_product(SETTINGS, shop.store, "p1")
-    packed = shop.store.rows[shop.tasks("demand")[product_partition("p1", TASKS)].name, "p:p1"]
+    packed = shop.store.rows[shop.tasks("demand")[activity_partition("p1", TASKS)].name, "p:p1"]
     assert product.row is not None
     assert product.row.features == product_summary(packed, product.row.as_of)
     assert product.row.features["product_views_1d"] == 20
+    category = find_category(SETTINGS, shop.store, "mugs")
+    task = shop.tasks("demand")[activity_partition("mugs", TASKS)]
+    assert (category.row, category.task) == (read_category(shop.store.rows[task.name, "c:mugs"]), task.name)
+    assert category.row is not None
+    assert category.row.features["category_views_1d"] == 20
+    assert set(category.row.features) == {feature.name for feature in SCORE_SET if feature.entity == "category"}
     assert shop.store.rows == before
 
 
@@ -130,12 +145,12 @@ def test_a_row_in_another_task_is_found(shop: TopologyDriver) -> None:
     assert shop.tasks("score")[expected].name in line
 
 
-@pytest.mark.parametrize("find", [find_user, find_product])
+@pytest.mark.parametrize("find", [find_user, find_product, find_category])
 def test_an_unknown_id_names_the_task_that_was_asked(shop: TopologyDriver, find: Any) -> None:
     """Exit code 1, the task, how far its checkpoint is, and when a row would appear."""
     with pytest.raises(TidecastError, match="a row appears with the next checkpoint") as caught:
         find(SETTINGS, shop.store, "nobody")
-    stage, number = ("score", user_partition) if find is find_user else ("demand", product_partition)
+    stage, number = ("score", user_partition) if find is find_user else ("demand", activity_partition)
     task = shop.tasks(stage)[number("nobody", TASKS)]
     assert type(caught.value) is TidecastError
     assert f"task {task.name}, " in str(caught.value)
@@ -161,28 +176,46 @@ def test_settings_of_fewer_partitions_are_named(shop: TopologyDriver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "start"), [("h", 0), ("u:u1", 0), ("u:u1", 7), ("u:u1", 12), ("o:u1", 0), ("p:p1", 7), ("p:p1", 8)]
+    ("key", "start"),
+    [("h", 0), ("u:u1", 0), ("u:u1", 7), ("u:u1", 12), ("o:u1", 0), ("p:p1", 7), ("p:p1", 8), ("c:mugs", 7)],
 )
 def test_what_cannot_be_read_says_how_to_rebuild_it(shop: TopologyDriver, key: str, start: int) -> None:
     """Damaged bytes of header, row or book end in one sentence with the task and its reset."""
     task = shop.tasks("score")[user_partition("u1", TASKS)].name
-    if key == "p:p1":
-        task = shop.tasks("demand")[product_partition("p1", TASKS)].name
+    id_ = key[2:] or "u1"
+    if key[0] in "pc":
+        task = shop.tasks("demand")[activity_partition(id_, TASKS)].name
     store = MemoryStore()
     good = shop.store.rows[task, key]
     damaged = b"\xff" * 12 if start == 0 else good[:start] + b"\x7f" + good[start + 1 :]
     store.rows = {**shop.store.rows, (task, key): damaged}
-    find, id_ = (find_product, "p1") if key == "p:p1" else (find_user, "u1")
+    find = {"p": find_product, "c": find_category}.get(key[0], find_user)
     with pytest.raises(RecoveryError, match=rf"tidecast state reset {re.escape(task)}"):
         find(SETTINGS, store, id_)
 
 
-def test_a_store_that_is_away_says_where_to_look() -> None:
+def test_a_store_that_is_away_is_no_store_without_the_id() -> None:
     """No answer is never an unknown id."""
     store = MemoryStore()
     store.down = True
-    with pytest.raises(StoreUnavailable, match=r"check that it runs, and redis\.url"):
+    with pytest.raises(StoreUnavailable):
         find_user(SETTINGS, store, "u1")
+
+
+@pytest.mark.parametrize("id_", ["", "x" * 201, "a\0b", "\udcff"])
+def test_an_id_that_no_event_can_bear_is_refused(id_: str) -> None:
+    """At once, in one short line, and never as if it were only unknown."""
+    with pytest.raises(ConfigurationError, match="no id is like that") as caught:
+        find_user(SETTINGS, MemoryStore(), id_)
+    assert len(str(caught.value)) < 150
+    assert str(caught.value).isprintable()
+
+
+def test_an_unknown_id_is_named_on_one_line(shop: TopologyDriver) -> None:
+    """Control characters in it are shown as such here too."""
+    with pytest.raises(TidecastError, match=r"user a\\nb has no row") as caught:
+        find_user(SETTINGS, shop.store, "a\nb")
+    assert str(caught.value).isprintable()
 
 
 def test_nothing_of_a_stranger_moves_the_terminal() -> None:
@@ -198,9 +231,18 @@ def test_nothing_of_a_stranger_moves_the_terminal() -> None:
 
 
 @pytest.mark.usefixtures("_connected")
+def test_a_time_without_a_zone_is_the_shops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--time` is read by the shop's clock, as `--from` and `--to` of a backfill are."""
+    monkeypatch.setenv("TIDECAST_SHOP__TIMEZONE", "Europe/Berlin")
+    shown = CliRunner().invoke(app, ["features", "show", "product", "p1", "--time", "2030-07-01T02:00:00", "--json"])
+    assert json.loads(shown.stdout)["as_of"] == 1_909_094_400_000  # 2030-07-01T00:00:00Z
+
+
+@pytest.mark.usefixtures("_connected")
 def test_the_command_shows_lines_or_data(shop: TopologyDriver) -> None:
     """Both forms are those of the row, and an id that is no row ends with exit code 1."""
-    for kind, id_, found in (("user", "u1", find_user), ("product", "p1", find_product)):
+    rows = (("user", "u1", find_user), ("product", "p1", find_product), ("category", "mugs", find_category))
+    for kind, id_, found in rows:
         shown = found(SETTINGS, shop.store, id_)
         plain = CliRunner().invoke(app, ["features", "show", kind, id_])
         assert plain.stdout.splitlines() == shown.lines()

@@ -170,6 +170,7 @@ def plans(draw: st.DrawFn) -> bytes:
         "product_id": _id,
         "time": _time,
         "unit_price": _price,
+        "currency": _currency,
         "covariates": st.just("{" + covariates + "}"),
     }
     return _members(draw, fields, {"event_id", "time"}).encode("utf-8", "surrogatepass")

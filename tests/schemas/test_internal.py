@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import internal
-from schemas.internal import ActivityBatch, ActivityRow, EventKind, Example, ExampleBatch, Outcome
+from schemas.internal import ActivityBatch, ActivityRow, CategoryRow, EventKind, Example, ExampleBatch, Outcome
 from schemas.wire import MAX_INT, TIME_END, DecodeError
 from tests.schemas.strategies import LAW
 
@@ -26,14 +26,17 @@ _rows = st.builds(
     *(_id, st.none() | _text, st.sampled_from(EventKind).map(int), _time, _amount, _amount, st.integers(-1, MAX_INT)),
     st.booleans(),
     _time,
+    st.integers(0, (1 << 32) - 1),
 )
+_categories = st.builds(CategoryRow, _id, st.sampled_from(EventKind).map(int), _time, st.integers(-1, MAX_INT))
 _examples = st.builds(
     Example,
     *(_text, _text, _time, st.binary(max_size=16), _pair, st.none() | _pair, st.floats(0, 1), _text),
+    *(_pair, st.none() | _pair),
 )
 _outcomes = st.builds(Outcome, st.sampled_from(["order", "cancel", "session_end"]), _text, st.none() | _text, _time)
 _head = (_count, _count, st.none() | st.integers(-TIME_END, TIME_END - 1))
-activities = st.builds(ActivityBatch, *_head, st.lists(_rows, max_size=4))
+activities = st.builds(ActivityBatch, *_head, st.lists(_rows, max_size=4), st.lists(_categories, max_size=4))
 examples = st.builds(ExampleBatch, *_head, _text, st.lists(_examples, max_size=3), st.lists(_outcomes, max_size=3))
 
 
@@ -71,6 +74,30 @@ def test_any_other_bytes_are_refused_with_a_reason(decode: Callable[[bytes], Any
 ROW = ActivityRow("p", None, 0, 5, 1, 0, -1, True)
 EXAMPLE = Example("i", "u", 5, b"", (0, 0), None, 0.5, "m")
 OUTCOME = Outcome("order", "u", None, 5)
+CATEGORY = CategoryRow("c", 0, 5, -1)
+
+
+def test_what_was_written_before_categories_can_be_read() -> None:
+    """Activity without categories says nothing of any, and an example without the version of one read none."""
+    head = {"task": 0, "tasks": 1, "watermark": 5}
+    old = msgspec.msgpack.encode(head | {"rows": [msgspec.structs.astuple(ROW)]})
+    assert internal.decode_activity(old) == ActivityBatch(0, 1, 5, [ROW], [])
+    example = msgspec.structs.astuple(EXAMPLE)[:-1]
+    told = head | {"schema_hash": "h", "examples": [example], "outcomes": []}
+    [found] = internal.decode_examples(msgspec.msgpack.encode(told)).examples
+    assert found == EXAMPLE
+    assert found.category_version is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("kind", 8), ("time", -1), ("time", TIME_END), ("price", -2), ("category_id", ""), ("category_id", "x" * 201)],
+)
+def test_a_category_row_out_of_range_is_refused(field: str, value: Any) -> None:
+    """What no stage writes reaches no stage."""
+    row = msgspec.structs.replace(CATEGORY, **{field: value})
+    with pytest.raises(DecodeError, match=r"invalid|undecodable"):
+        internal.decode_activity(internal.encode_activity(ActivityBatch(0, 1, None, [], [row])))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +106,7 @@ OUTCOME = Outcome("order", "u", None, 5)
         *(("kind", bad) for bad in (-1, 8, 1 << 40)),
         *(("time", bad) for bad in (-1, TIME_END, (1 << 64) - 1)),
         *(("at", bad) for bad in (-1, 1 << 62)),
+        *(("visitor", bad) for bad in (-1, 1 << 32)),
         *(("quantity", bad) for bad in (MAX_INT + 1, -MAX_INT - 1)),
         *(("price", bad) for bad in (-2, (1 << 64) - 1)),
         *(("product_id", bad) for bad in ("", "x" * 201)),

@@ -174,9 +174,13 @@ def test_faults_have_their_rates() -> None:
     for fault, count in expected.items():
         assert abs(shop.faults[fault] - count) < 4 * np.sqrt(count) + 1, fault
     assert 0.2 < shop.faults["skewed"] / inputs < 0.4
+    first = [one for one in sent if "duplicate" not in one.faults]
+    assert (
+        Counter(name for one in first for name in one.faults) + Counter(duplicate=len(sent) - len(first)) == shop.faults
+    )
     arrived: Counter[str] = Counter()
     damaged = 0
-    for topic, _, value, _ in sent:
+    for topic, _, value, *_ in sent:
         try:
             arrived[DECODERS[topic](value).event_id] += 1
         except DecodeError:
@@ -188,11 +192,26 @@ def test_faults_have_their_rates() -> None:
     assert set(arrived) <= set(happened)
 
 
+@pytest.mark.parametrize("skew_ms", [-6 * 3_600_000, 3 * DAY_MS])
+def test_a_wrong_clock_shows_in_the_stamps_of_its_user_alone(skew_ms: int) -> None:
+    """Such a user's events come in their turn, and say another time; nobody else's do."""
+    rates = FaultRates.none().model_copy(update={"skewed_users": 0.3, "skew_ms": skew_ms})
+    shop = Shop(SMALL.model_copy(update={"faults": rates}))
+    wrong: dict[bytes | None, bool] = {}
+    for happened, sent in zip(shop.clean(), shop.events(), strict=True):
+        skewed = sent.faults == ("skewed",)
+        assert sent.time_ms == happened.time_ms
+        assert DECODERS[sent.topic](sent.value).time == happened.time_ms + skewed * skew_ms
+        if sent.topic in ("clickstream", "orders"):
+            assert wrong.setdefault(sent.key, skewed) == skewed
+    assert 0.2 < sum(wrong.values()) / len(wrong) < 0.4
+
+
 def test_late_events_are_as_late_as_they_say() -> None:
     """Without the too late, every event arrives within the allowed lateness of the greatest time before it."""
     rates = FaultRates(duplicates=0, late=0.05, too_late=0, disordered=0.1, corrupt=0, skewed_users=0)
     greatest = worst = 0
-    for topic, _, _, time in Shop(SMALL.model_copy(update={"faults": rates})).events():
+    for topic, _, _, time, _ in Shop(SMALL.model_copy(update={"faults": rates})).events():
         if topic in ("clickstream", "orders"):
             worst = max(worst, greatest - time)
             greatest = max(greatest, time)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.currency import decimals_of
 from streams.sources.description import FieldSpec
 from streams.sources.fields import money_field, text_field, whole_field
-from streams.sources.values import BadValue, decimals_of, minor_units, number, time_reader
+from streams.sources.values import BadValue, minor_units, number, time_reader
 from tests.sources.conftest import CLICKS, HEAD, MakeSource
 
 INDEX = {"a": 0, "b": 1}

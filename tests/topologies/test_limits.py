@@ -83,8 +83,8 @@ def test_a_large_order_is_cancelled_whole() -> None:
     """All lines of the latest order can be cancelled, however many there are."""
     book = OrderBook()
     lines = tuple(OrderLine(product_id=f"p{number}") for number in range(1_000))
-    assert len(book.purchase(Order("e", "o", "placed", START, lines))) == 1_000
-    assert len(book.cancel(Order("f", "o", "cancelled", START + 1, lines))) == 1_000
+    assert len(book.purchase(Order("e", "o", "placed", START, lines), START)) == 1_000
+    assert len(book.cancel("o", START + 1)) == 1_000
 
 
 def test_a_header_that_cannot_be_named_is_a_dead_letter() -> None:

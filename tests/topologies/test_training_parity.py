@@ -20,7 +20,7 @@ from streams.settings import DemandSettings, Settings
 from streams.topologies.calendar import Calendar
 from streams.topologies.demand import DemandStage
 from streams.topologies.facts import Facts
-from streams.topologies.layout import product_partition
+from streams.topologies.layout import activity_partition
 from streams.train import closed_through, with_plan
 
 DAY_MS = 86_400_000
@@ -119,7 +119,7 @@ def test_nothing_is_trained_on_that_a_task_has_yet_to_close() -> None:
     calendar = Calendar("D", "UTC")
     tasks = 2
     names = [f"p{n}" for n in range(50)]
-    mine, other = ([name for name in names if product_partition(name, tasks) == task] for task in (0, 1))
+    mine, other = ([name for name in names if activity_partition(name, tasks) == task] for task in (0, 1))
     fast, slow = dict.fromkeys(mine, 40), dict.fromkeys(other, 33)
     resting = {f"resting{n}": 20 for n in range(10)}
 

@@ -62,3 +62,11 @@ def test_nothing_compared_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None
     done = run(monkeypatch, RecordedTopics({}), "--sample", "5")
     assert done.exit_code == 1
     assert "no example to compare" in done.stderr
+
+
+def test_vectors_of_other_settings_say_whose_to_give(topics: RecordedTopics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another clock of the shop makes another definition: nothing is compared, and the repair is named."""
+    monkeypatch.setenv("TIDECAST_SHOP__TIMEZONE", "Europe/Berlin")
+    done = run(monkeypatch, topics)
+    assert done.exit_code == 1
+    assert "no example to compare; give the workers' own settings under shop" in done.stderr

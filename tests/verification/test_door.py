@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.internal import decode_activity
+from schemas.outputs import decode_dead_letter
 from streams.driver import TopologyDriver
-from streams.records import ACTIVITY, CLICKSTREAM, MARKER_HEADER, ORDERS, REDRIVE_HEADER, Headers, Input
+from streams.records import ACTIVITY, CLICKSTREAM, DEADLETTERS, MARKER_HEADER, ORDERS, REDRIVE_HEADER, Headers, Input
 from streams.settings import Settings, TimeSettings
 from streams.topologies.score import ScoreStage
-from streams.verification.door import accepted
+from streams.verification.door import Refused, accepted, judged
 
 START = 1_700_000_000_000
 SETTINGS = Settings(time=TimeSettings(allowed_lateness_s=60, max_ahead_s=120))
@@ -54,7 +55,7 @@ def logs(draw: st.DrawFn) -> list[tuple[str, bytes | None, Headers]]:
 
 @settings(max_examples=300, deadline=None)
 @given(logs(), st.integers(0, 2**20), st.booleans())
-def test_what_is_accepted_and_in_which_order(
+def test_what_is_accepted_in_which_order_and_why_the_rest_is_not(
     log: list[tuple[str, bytes | None, Headers]], seed: int, ended: bool
 ) -> None:
     """Each record names a product of its own; activity names those accepted, in the order in which they were."""
@@ -76,3 +77,11 @@ def test_what_is_accepted_and_in_which_order(
     for found in (list(waiting), list(closed)):
         names = [i.product_id if hasattr(i := one.item, "product_id") else i.lines[0].product_id for one in found]
         assert names == told
+    letters = [decode_dead_letter(record.value or b"") for record in driver.output(DEADLETTERS)]
+    read = (some[:end] for some, end in zip(logged, came_to, strict=True))
+    refused = [one for one in judged(*read, SETTINGS, closed=True) if isinstance(one, Refused)]
+    reasons = {(one.record.input.topic, one.record.offset): one.reason for one in refused}
+    assert {(one.topic, one.offset): one.reason for one in letters} == {
+        place: reason for place, reason in reasons.items() if reason != "duplicate"
+    }
+    assert driver.counts("score").get("duplicates", 0) == sum(one.reason == "duplicate" for one in refused)
