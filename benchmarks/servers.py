@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2
+"""Of Linux' process clocks the one that the scheduler keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,9 @@ def servers(folder: Path) -> Iterator[Servers]:
 
 
 def cpu_s(pid: int) -> float:
-    """Return user + system seconds of a process and the children it has waited for."""
+    """Return user + system seconds of a process, to the nanosecond, and the children it has waited for, in ticks.
+
+    The first by the clock that ``clock_getcpuclockid(3)`` names: in a short run a store uses less than a tick of 10 ms.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / _TICK
+    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED) + sum(map(int, fields[13:15])) / _TICK
