@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,15 +81,16 @@ class EventColumns:
     def __len__(self) -> int:
         return len(self.user)
 
-    @classmethod
-    def of(cls, rows: Sequence[tuple[Any, ...]]) -> EventColumns:
-        """Return the columns of rows that hold one value per field, in their order; half the time of `append`.
+    def extend(self, columns: Iterable[Iterable[Any]]) -> None:
+        """Add events, given as one column per field, in their order; far less time than `append`.
 
-        >>> click = ("u1", 0, 1_700_000_000_000, "p1", "s1", 1, 0, 999, 0, "DE", "web", 1_299, -1, 7, 0.0, "mugs")
-        >>> EventColumns.of([click]).price_minor
+        >>> events = EventColumns()
+        >>> events.extend([["u1"], [0], [1_700_000_000_000], ["p1"], ["s1"], [1], [0], [999], [0], *[[None]] * 7])
+        >>> events.price_minor
         [999]
         """
-        return cls(*map(list, zip(*rows, strict=True))) if rows else cls()
+        for name, column in zip(self.__slots__, columns, strict=True):
+            getattr(self, name).extend(column)
 
     def events(self) -> Iterator[Event]:
         """Yield the events one by one."""

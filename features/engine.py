@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.columns import TIME_END, EventColumns, FeatureError, ints
-from features.hashing import hash_texts, short_hashes
+from features.hashing import hash_texts
 from features.kernel import apply_events, blocks_needed, logged_vector
 from features.layout import (
     BLOCK,
@@ -175,9 +175,8 @@ class ScoreFeatures:
         sessions = hash_texts(events.session)
         if len(sessions) != count:
             raise FeatureError(f"column session: {len(sessions)} values for {count} events; give one for each")
-        categories = short_hashes(events.category)
-        if len(categories) != count:
-            raise FeatureError(f"column category: {len(categories)} values for {count} events; give one for each")
+        if len(kept) != count:
+            raise FeatureError(f"column category: {len(kept)} values for {count} events; give one for each")
         self._reserve(blocks_needed(self._rows, slots, self._extra))
         ends = np.empty(count, np.int64)
         clocks = self._calendar.local(times)
@@ -196,7 +195,7 @@ class ScoreFeatures:
             times,
             sessions,
             table.rows[products, PRODUCT_HASH],
-            categories,
+            self._categories.rows[kept, PRODUCT_HASH].astype(np.int32),
             values,
             prices,
             undos,

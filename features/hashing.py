@@ -85,16 +85,3 @@ def hash_texts(texts: Sequence[str | None]) -> NDArray[np.int64]:
         lengths = np.fromiter((len(text.encode()) for text in plain), np.int64, len(plain))
     _fnv1a(np.frombuffer(data, np.uint8), lengths, out)
     return out
-
-
-def short_hashes(texts: Sequence[str | None]) -> NDArray[np.int32]:
-    """Return the upper half (n,) of the hash of each text, never 0 but for None and "".
-
-    >>> mugs, none = short_hashes(["mugs", None])
-    >>> bool(mugs == hash_texts(["mugs"])[0] >> 32), int(none)
-    (True, 0)
-    """
-    hashes = hash_texts(texts)
-    halves: NDArray[np.int32] = (hashes >> 32).astype(np.int32)
-    halves[(halves == 0) & (hashes != 0)] = 1
-    return halves

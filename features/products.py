@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ class ReadTable(ProductTable):
     def __init__(self, entity: Activity) -> None:
         super().__init__(entity)
         self._versions: dict[str, tuple[int, int] | None] = {}
-        self.version_of = self._versions.get
+        self.version_of: Callable[[str | None], tuple[int, int] | None] = self._versions.get  # type: ignore[assignment]
         """Return (activity partition, offset) of the record that changed a row last; None: none did."""
 
     def load(self, rows: Mapping[str, bytes | None]) -> dict[str, tuple[int, int] | None]:

@@ -149,7 +149,9 @@ def probabilities(
         for column in range(vectors.shape[1]):
             value = vectors[row, column]
             if math.isfinite(value):
-                standard = (signed_log(value) - mean[column]) * inverse[column]
+                # half of the values are 0, and so are their logarithms
+                log = signed_log(value) if value != 0.0 else 0.0
+                standard = (log - mean[column]) * inverse[column]
                 logit += weights[column] * min(max(standard, -clip), clip)
         probability = 1.0 / (1.0 + math.exp(-logit)) if logit > -700.0 else 0.0
         out[row] = min(max(probability, LOWEST_PROBABILITY), 1.0 - LOWEST_PROBABILITY)

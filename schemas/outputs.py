@@ -47,6 +47,7 @@ __all__ = [
     "encode_demand",
     "encode_history",
     "encode_purchase",
+    "encode_purchases",
 ]
 
 VALUE_BYTES = 65_536
@@ -57,6 +58,40 @@ HEAD_BYTES = 1_024
 
 class EncodeError(ValueError):
     """A value that must not be published; the message names the record, the field and the value."""
+
+
+def encode_purchases(
+    ids: Sequence[str],
+    subjects: Sequence[str],
+    as_of: Sequence[int],
+    produced_at: int,
+    model_name: str,
+    model_version: str,
+    horizon_s: int,
+    probabilities: Sequence[float],
+    event_ids: Sequence[str],
+    session_ids: Sequence[str | None],
+) -> list[bytes]:
+    """Encode purchase predictions of one model; the key of each is its subject in UTF-8."""
+    for id_, probability in zip(ids, probabilities, strict=True):
+        if not 0.0 <= probability <= 1.0:
+            raise EncodeError(f"prediction {id_}: probability is {probability}, not in [0, 1]")
+    model = _model(model_name, model_version)
+    payloads = map(PurchasePayload, probabilities, event_ids, session_ids)
+    return [
+        _encode(
+            PurchasePrediction(
+                id=id_,
+                subject=subject,
+                as_of=moment,
+                produced_at=produced_at,
+                model=model,
+                horizon_s=horizon_s,
+                payload=payload,
+            )
+        )
+        for id_, subject, moment, payload in zip(ids, subjects, as_of, payloads, strict=True)
+    ]
 
 
 def encode_purchase(
@@ -71,20 +106,9 @@ def encode_purchase(
     event_id: str,
     session_id: str | None,
 ) -> bytes:
-    """Encode a purchase prediction; its key is the subject in UTF-8."""
-    if not 0.0 <= probability <= 1.0:
-        raise EncodeError(f"prediction {id}: probability is {probability}, not in [0, 1]")
-    return _encode(
-        PurchasePrediction(
-            id=id,
-            subject=subject,
-            as_of=as_of,
-            produced_at=produced_at,
-            model=_model(model_name, model_version),
-            horizon_s=horizon_s,
-            payload=PurchasePayload(probability, event_id, session_id),
-        )
-    )
+    """Encode one; see `encode_purchases`."""
+    one = ([id], [subject], [as_of], produced_at, model_name, model_version, horizon_s)
+    return encode_purchases(*one, [probability], [event_id], [session_id])[0]
 
 
 def encode_demand(

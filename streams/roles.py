@@ -18,6 +18,8 @@ from streams.topologies.stage import Stage
 Role = Literal["score", "demand", "learn", "control"]
 ROLES: tuple[Role, ...] = get_args(Role)
 KERNEL_ROLES = ("score", "demand")
+_COLLECTED = (50_000, 20, 20)
+"""Thresholds of the collector: a batch makes thousands of objects, none in a cycle, and drops them with its end."""
 
 
 def wall_ms() -> int:
@@ -72,6 +74,7 @@ def run_role(role: str, settings: Settings) -> int:
         kernels.load(role)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECTED)
     gc.enable()
     try:
         worker.run()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import Counter as Tally
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -50,9 +49,9 @@ class Telemetry:
         self.status: Callable[[], dict[str, Any]] = dict
 
     @staticmethod
-    def count(counter: Counter, topics: Iterable[str]) -> None:
-        """Add one for each of `topics` to a counter by topic."""
-        for topic, number in Tally(topics).items():
+    def count(counter: Counter, topics: Mapping[str, int]) -> None:
+        """Add to a counter by topic."""
+        for topic, number in topics.items():
             counter.labels(topic).inc(number)
 
     @property

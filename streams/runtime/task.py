@@ -6,6 +6,7 @@ step, and commits what it says; on any failure it drops the task and recovers, s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -182,6 +183,13 @@ class Task:
             return None
         events = [entry for entry in entries if entry.item.__class__ not in _NO_EVENTS]
         return Batch(entries, events, silent)
+
+    def topics(self, batch: Batch) -> Counter[str]:
+        """Count the records of a batch by topic."""
+        counts: Counter[str] = Counter()
+        for rank, count in Counter([entry.rank for entry in batch.entries]).items():
+            counts[self.inputs[rank].topic] += count
+        return counts
 
     def offsets(self) -> dict[Input, int]:
         """Next offset of each input: what is committed with the batch just stepped."""
@@ -419,15 +427,16 @@ def read(stage: Stage, record: Record, ahead_ms: int) -> tuple[int, object]:
 
     No time is more than `ahead_ms` after the append time; what cannot be read bears time 0.
     """
-    headers = dict(record.headers) if record.headers else {}
-    if UNREADABLE_HEADER in headers:
-        return 0, Rejected("undecodable", "the name of a header is not UTF-8")
+    headers = dict(record.headers) if record.headers else _NO_HEADERS
     try:
-        if MARKER_HEADER in headers:
-            time = decode_marker(record.value or b"").time
-            if time > record.appended_at + ahead_ms:
-                return 0, Rejected("future", f"marker time {time} is after its append time {record.appended_at}")
-            return time, TimeMarker(time, headers[MARKER_HEADER] == b"end")
+        if headers:
+            if UNREADABLE_HEADER in headers:
+                return 0, Rejected("undecodable", "the name of a header is not UTF-8")
+            if MARKER_HEADER in headers:
+                time = decode_marker(record.value or b"").time
+                if time > record.appended_at + ahead_ms:
+                    return 0, Rejected("future", f"marker time {time} is after its append time {record.appended_at}")
+                return time, TimeMarker(time, headers[MARKER_HEADER] == b"end")
         item = stage.decode(record)
     except DecodeError as error:
         # Time 0 puts it ahead of whatever waits: it needs no order, and must hold nothing back.
@@ -461,6 +470,7 @@ def dead_letter(record: Record, rejected: Rejected) -> Output:
 
 
 _DUPLICATE = Rejected(DUPLICATE, "")
+_NO_HEADERS: dict[str, bytes] = {}
 _NO_EVENTS = frozenset({Rejected, TimeMarker})
 _extra_encoder = msgspec.msgpack.Encoder()
 _extra_decoder = msgspec.msgpack.Decoder(_Extra)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -47,7 +47,7 @@ class Transactions:
         self._producer: Producer | None = None
         self._thread = ThreadPoolExecutor(1, "transactions")
         self._closing = threading.Event()
-        self._under_way: Future[Sequence[Output]] | None = None
+        self._under_way: Future[Mapping[str, int]] | None = None
 
     def settle(self) -> None:
         """Begin to end what a predecessor left open: Kafka may take half a second, so call this early."""
@@ -83,8 +83,8 @@ class Transactions:
         """Say whether `finish` would return, or raise, at once for one that was begun."""
         return self._under_way is not None and self._under_way.done()
 
-    def finish(self) -> Sequence[Output] | None:
-        """Return what the transaction that was begun wrote, once it is committed; None where none was begun.
+    def finish(self) -> Mapping[str, int] | None:
+        """Return how many outputs by topic the transaction that was begun wrote, once committed; None: none was begun.
 
         Raises Aborted (nothing of it is visible, another one may begin), Fenced, TidecastError.
         """
@@ -100,21 +100,27 @@ class Transactions:
         if error is not None:
             _LOG.warning("the last transaction was not committed: %s", error)
 
-    def _commit(self, outputs: Sequence[Output], offsets: list[TopicPartition], member: Any) -> Sequence[Output]:
+    def _commit(self, outputs: Sequence[Output], offsets: list[TopicPartition], member: Any) -> Mapping[str, int]:
+        topics: dict[str, list[Output]] = {}
+        for output in outputs:
+            if output.topic in topics:
+                topics[output.topic].append(output)
+            else:
+                topics[output.topic] = [output]
         try:
-            self._write(outputs, offsets, member)
+            self._write(topics, offsets, member)
         except KafkaException as error:
             kafka.raise_typed(error)
             self._abort()
             raise Aborted(error.args[0].str()) from error
-        return outputs
+        return {topic: len(some) for topic, some in topics.items()}
 
-    def _write(self, outputs: Sequence[Output], offsets: list[TopicPartition], member: Any) -> None:
+    def _write(self, topics: Mapping[str, list[Output]], offsets: list[TopicPartition], member: Any) -> None:
         producer = self._producer
         assert producer is not None
         producer.begin_transaction()
         hooks.reach("before_produce")
-        self._produce(producer, outputs)
+        self._produce(producer, topics)
         hooks.reach("after_produce")
         if offsets:
             producer.send_offsets_to_transaction(offsets, member, _TIMEOUT_S)
@@ -122,14 +128,8 @@ class Transactions:
         self._patiently("commit", producer.commit_transaction)
         hooks.reach("after_commit")
 
-    def _produce(self, producer: Producer, outputs: Sequence[Output]) -> None:
+    def _produce(self, producer: Producer, topics: Mapping[str, list[Output]]) -> None:
         """Hand everything to the client; each topic's outputs keep their order."""
-        topics: dict[str, list[Output]] = {}
-        for output in outputs:
-            if output.topic in topics:
-                topics[output.topic].append(output)
-            else:
-                topics[output.topic] = [output]
         room = _ROOM_BYTES
         for topic, some in topics.items():
             name = self._prefix + topic
@@ -185,7 +185,7 @@ def _produce_together(producer: Producer, topic: str, outputs: Sequence[Output],
 
 
 def _size(outputs: Sequence[Output]) -> int:
-    return sum(len(output.value or b"") + _OVERHEAD_BYTES for output in outputs)
+    return sum([len(output.value or b"") for output in outputs]) + _OVERHEAD_BYTES * len(outputs)
 
 
 def _produce_one(producer: Producer, topic: str, output: Output) -> None:

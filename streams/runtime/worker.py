@@ -332,7 +332,7 @@ class Worker:
             outputs.extend(self._recall(task, batch, now_ms))
             if not batch.silent:
                 live.append(task)
-            self._telemetry.count(self._telemetry.records, (entry.record.input.topic for entry in batch.entries))
+            self._telemetry.count(self._telemetry.records, task.topics(batch))
         # Without the commit: what a slow broker takes for it grows no shorter with the batch.
         self._pace.took(time.perf_counter() - fetched)
         if live:
@@ -421,7 +421,7 @@ class Worker:
             raise _Dropped from error
         if written is not None:
             self._telemetry.transactions.labels("committed").inc()
-            self._telemetry.count(self._telemetry.outputs, (output.topic for output in written))
+            self._telemetry.count(self._telemetry.outputs, written)
 
     # -- idle inputs ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+
 from schemas.codec import DecodeError
 from schemas.currency import Exchange
 from streams.records import CATALOG, Record
@@ -54,3 +57,12 @@ class MarketTable:
                 self._known.clear()
             known = self._known[product] = self._facts.market(product, time)
         return known.values
+
+    def columns(self, products: Sequence[str | None], times: Sequence[int]) -> Sequence[Iterable[int | float]]:
+        """Return `of` for many, by columns; of None, as of what is not told of, nothing is known."""
+        if not self._told:
+            return [repeat(value, len(products)) for value in UNKNOWN]
+        pairs = zip(products, times, strict=True)
+        return list(
+            zip(*(UNKNOWN if product is None else self.of(product, time) for product, time in pairs), strict=True)
+        )

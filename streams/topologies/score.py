@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import compress, repeat, zip_longest
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,7 +33,7 @@ from schemas.internal import (
     encode_activity,
     encode_examples,
 )
-from schemas.outputs import decode_announcement, encode_purchase
+from schemas.outputs import decode_announcement, encode_purchases
 from streams.records import (
     ACTIVITY,
     CATALOG,
@@ -51,6 +51,7 @@ from streams.records import (
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 from streams.settings import Settings
+from streams.topologies.freshness import Freshness
 from streams.topologies.layout import DEMAND_STAGE, activity_partition, demand_store_name, score_layout
 from streams.topologies.market import UNKNOWN, MarketTable
 from streams.topologies.orderbook import Bought, OrderBook, line_value
@@ -159,13 +160,17 @@ class _Said:
     activity: list[list[ActivityRow]]
     """By partition of activity, as are the categories."""
     categories: list[list[CategoryRow]]
-    events: list[tuple[Any, ...]] = field(default_factory=list)
-    """Rows of EventColumns, of known users."""
-    clicks: list[tuple[int, Entry, tuple[int, int]]] = field(default_factory=list)
-    """Those to predict: the number of the row, the entry, and the offsets applied with it."""
+    events: EventColumns = field(default_factory=EventColumns)
+    """Those of known users."""
+    clicks: list[Entry] = field(default_factory=list)
+    """Those to predict."""
+    numbers: list[int] = field(default_factory=list)
+    """Of each click the number of its event."""
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+    """Of each click the next offsets of clicks and orders behind it."""
     outcomes: list[Outcome] = field(default_factory=list)
     behind: set[int] = field(default_factory=set)
-    """The numbers of rows that stand behind the watermark."""
+    """The numbers of events that stand behind the watermark."""
 
 
 class _Extra(msgspec.Struct):
@@ -184,8 +189,8 @@ class _ScoreState(Forward):
         self._exchange = stage.shop.exchange
         self._books: dict[str, OrderBook] = {}
         self._dirty_books: set[str] = set()
-        self._read_at: dict[str, dict[str, int]] = {"p": {}, "c": {}}
-        """When (ms) the row of each product and category was read, by the first letter of its key and the id."""
+        self._read = {"p": Freshness(), "c": Freshness()}
+        """When the row of each product and category was read, by the first letter of its key."""
         self._positions = [0, 0]
         self._said_watermark: int | None = None
         self._clock = 0
@@ -197,17 +202,10 @@ class _ScoreState(Forward):
         return ()
 
     def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
-        users: dict[str | None, None] = {}
-        books: dict[str, None] = {}
-        for entry in entries:
-            item = entry.item
-            users[item.user_id] = None
-            if item.__class__ is Order:
-                key = _book_key(item)
-                if key not in self._books:
-                    books[key] = None
-        keys = [f"u:{user}" for user in self._features.missing_users(users)]
-        return keys + [f"o:{key}" for key in books]
+        items = [entry.item for entry in entries]
+        keys = [f"u:{user}" for user in self._features.missing_users({item.user_id for item in items})]
+        books = {_book_key(item): None for item in items if item.__class__ is Order}
+        return keys + [f"o:{key}" for key in books if key not in self._books]
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
         self._features.load_users({key[2:]: row for key, row in rows.items() if key.startswith("u:")})
@@ -216,36 +214,27 @@ class _ScoreState(Forward):
                 self._books[key[2:]] = OrderBook.unpack(row) if row is not None else OrderBook()
 
     def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
-        stale_before = now_ms - self._stage.settings.score.product_staleness_ms
+        stale_before = now_ms - self._stage.settings.score.product_staleness_ms if refresh else None
         # Those whose rows a vector will show: what a known user clicked.
-        products: dict[str, None] = {}
-        categories: dict[str, None] = {}
-        for entry in entries:
-            item = entry.item
-            if item.__class__ is Click and item.user_id is not None:
-                if item.product_id is not None:
-                    products[item.product_id] = None
-                if item.category_id is not None:
-                    categories[item.category_id] = None
+        items = [entry.item for entry in entries]
+        clicks = [item for item in items if item.__class__ is Click and item.user_id is not None]
+        products = {id_ for click in clicks if (id_ := click.product_id) is not None}
+        categories = {id_ for click in clicks if (id_ := click.category_id) is not None}
         wanted: dict[str, list[str]] = {}
-        features = self._features
         for kind, asked, absent in (
-            ("p", products, set(features.missing_products(products))),
-            ("c", categories, set(features.missing_categories(categories))),
+            ("p", products, self._features.missing_products(products)),
+            ("c", categories, self._features.missing_categories(categories)),
         ):
-            known = self._read_at[kind]
-            for id_ in asked:
-                read_at = None if id_ in absent else known.get(id_)
-                if read_at is None or (refresh and read_at <= stale_before):
-                    task = demand_store_name(activity_partition(id_, self._tasks))
-                    wanted.setdefault(task, []).append(f"{kind}:{id_}")
+            for id_ in sorted(self._read[kind].wanting(asked, stale_before).union(absent)):
+                task = demand_store_name(activity_partition(id_, self._tasks))
+                wanted.setdefault(task, []).append(f"{kind}:{id_}")
         return wanted
 
     def load_foreign(self, task: str, rows: Mapping[str, bytes | None], now_ms: int) -> None:
         for kind, load in (("p", self._features.load_products), ("c", self._features.load_categories)):
             found = {key[2:]: row for key, row in rows.items() if key[0] == kind}
             load(found)
-            self._read_at[kind].update(dict.fromkeys(found, now_ms))
+            self._read[kind].note(found, now_ms)
 
     def dirty(self) -> int:
         return self._features.dirty_users() + len(self._dirty_books)
@@ -268,9 +257,8 @@ class _ScoreState(Forward):
 
     def trim(self, limit: int) -> None:
         self._features.evict(limit, limit)
-        for known in self._read_at.values():
-            if len(known) > 2 * limit:
-                known.clear()
+        for read in self._read.values():
+            read.trim(2 * limit)
         for key in list(self._books)[: max(0, len(self._books) - limit)]:
             if key not in self._dirty_books:
                 del self._books[key]
@@ -291,28 +279,21 @@ class _ScoreState(Forward):
 
     def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
         said = _Said([[] for _ in range(self._tasks)], [[] for _ in range(self._tasks)])
-        home = self._exchange.currency
-        people = visitors([entry.item.user_id for entry in entries])
-        for entry, visitor in zip(entries, people, strict=True):
-            item = entry.item
-            if item.currency is not None and item.currency != home and home is not None:
-                item = self._converted(item, step)
-            self._positions[entry.rank] = entry.offset + 1
-            redriven = bool(entry.record.headers) and is_redriven(entry.record)
-            if item.time > self._clock:
-                self._clock = item.time
-            # A redriven record is as late as can be: it is said now, whatever its time.
-            at = self._clock if redriven else item.time
-            number = len(said.events)
-            if item.__class__ is Click:
-                self._on_click(entry, item, visitor, at, said, step, redriven=redriven)
-            else:
-                self._on_order(entry, item, at, said, step)
-            if entry.watermark is not None:
-                said.behind.update(range(number, len(said.events)))
+        items = self._converted([entry.item for entry in entries], step)
+        people = visitors([item.user_id for item in items])
+        # Clicks go by columns, run by run; what stands between them goes by itself.
+        begin = 0
+        apart = [n for n, e in enumerate(entries) if e.item.__class__ is Order or _is_redriven(e)]
+        for place in [*apart, len(entries)]:
+            if begin < place:
+                run = slice(begin, place)
+                self._on_clicks(entries[run], items[run], people[run], said, step)
+            if place < len(entries):
+                self._on_one(entries[place], items[place], people[place], said, step)
+            begin = place + 1
         if said.clicks:
             step.count("clicks_predicted", len(said.clicks))
-        columns = EventColumns.of(said.events)
+        columns = said.events
         # Where no vector is served (order lines, rebuilding), only the product's name counts, not its row.
         self._features.load_products(dict.fromkeys(self._features.missing_products(columns.product)))
         self._features.load_categories(dict.fromkeys(self._features.missing_categories(columns.category)))
@@ -326,43 +307,93 @@ class _ScoreState(Forward):
             return []
         return self._say(vectors, said, step)
 
-    def _converted(self, item: Click | Order, step: Step) -> Click | Order:
-        """Return an event of another currency in the shop's own; where there is no rate, its prices are unknown."""
-        found = self._exchange.convert(item)
-        if found.currency is None:
-            step.count("events_without_rate")
+    def _converted(self, items: list[Any], step: Step) -> list[Any]:
+        """Return the events in the shop's own currency; where there is no rate, prices are unknown."""
+        home = self._exchange.currency
+        if home is None or {item.currency for item in items} <= {None, home}:
+            return items
+        found = []
+        for item in items:
+            if item.currency not in (None, home):
+                item = self._exchange.convert(item)
+                if item.currency is None:
+                    step.count("events_without_rate")
+            found.append(item)
         return found
 
-    def _on_click(
-        self, entry: Entry, click: Click, visitor: int, at: int, said: _Said, step: Step, *, redriven: bool
-    ) -> None:
-        kind = _KINDS[click.type]
-        time, user, product, quantity = click.time, click.user_id, click.product_id, click.quantity
-        category = click.category_id
-        price = click.unit_price if click.unit_price is not None else -1
-        value = price * quantity if kind == _PURCHASE and price >= 0 else 0
-        if product is not None:
-            known, later = user is not None, at if at > time else 0
-            who = visitor if kind == _VIEW else 0
-            row = ActivityRow(product, category, kind, time, quantity, value, price, known, later, who)
-            said.activity[activity_partition(product, self._tasks)].append(row)
-            if category is not None:
-                place = activity_partition(category, self._tasks)
-                said.categories[place].append(CategoryRow(category, kind, time, price))
-        if user is None:
-            step.count("clicks_without_user")
-            return
-        if redriven:
-            step.count("clicks_redriven")
+    def _on_one(self, entry: Entry, item: Any, visitor: int, said: _Said, step: Step) -> None:
+        """Take an order, or a redriven record: that is as late as can be, and is said now, whatever its time."""
+        self._positions[entry.rank] = entry.offset + 1
+        self._clock = max(self._clock, item.time)
+        number = len(said.events)
+        at = self._clock if _is_redriven(entry) else item.time
+        if item.__class__ is Click:
+            self._on_clicks([entry], [item], [visitor], said, step, at)
         else:
-            said.clicks.append((len(said.events), entry, (self._positions[0], self._positions[1])))
-        told = self._market.of(product, time) if product is not None else UNKNOWN
-        session, country, channel = click.session_id, click.country, click.channel
-        said.events.append(
-            (user, kind, time, product, session, quantity, value, price, 0, country, channel, *told, category)
-        )
-        if kind == _PURCHASE:
-            said.outcomes.append(Outcome("order", user, None, time))
+            self._on_order(entry, item, at, said, step)
+        if entry.watermark is not None:
+            said.behind.update(range(number, len(said.events)))
+
+    def _on_clicks(
+        self,
+        entries: Sequence[Entry],
+        clicks: Sequence[Click],
+        people: Sequence[int],
+        said: _Said,
+        step: Step,
+        at: int | None = None,
+    ) -> None:
+        """Take clicks that follow one another; with `at`, the time it is said at, a redriven one."""
+        offsets = [entry.offset + 1 for entry in entries]
+        users, times = [click.user_id for click in clicks], [click.time for click in clicks]
+        products, categories = [click.product_id for click in clicks], [click.category_id for click in clicks]
+        kinds, quantities = [_KINDS[click.type] for click in clicks], [click.quantity for click in clicks]
+        prices = [click.unit_price if click.unit_price is not None else -1 for click in clicks]
+        values = [0] * len(clicks)
+        for place, kind in enumerate(kinds) if _PURCHASE in kinds else ():
+            if kind == _PURCHASE:
+                values[place] = max(prices[place], 0) * quantities[place]
+                if (user := users[place]) is not None:
+                    said.outcomes.append(Outcome("order", user, None, times[place]))
+        known = [user is not None for user in users]
+        views = [who if kind == _VIEW else 0 for who, kind in zip(people, kinds, strict=True)]
+        later = [0] * len(clicks) if at is None else [at if at > time else 0 for time in times]
+        said_of = map(ActivityRow, products, categories, kinds, times, quantities, values, prices, known, later, views)
+        rows = [row for row in said_of if row.product_id is not None]
+        self._spread(rows, (row.product_id for row in rows), said.activity)
+        told = [
+            CategoryRow(category, kind, time, price)
+            for product, category, kind, time, price in zip(products, categories, kinds, times, prices, strict=True)
+            if product is not None and category is not None
+        ]
+        self._spread(told, (row.category_id for row in told), said.categories)
+        self._positions[0] = offsets[-1]
+        self._clock = max(self._clock, max(times))
+
+        columns: list[Iterable[Any]] = [users, kinds, times, products, [click.session_id for click in clicks]]
+        columns += [quantities, values, prices, [0] * len(clicks)]
+        columns += [[click.country for click in clicks], [click.channel for click in clicks]]
+        columns += [*self._market.columns(products, times), categories]
+        number = len(said.events)
+        if not all(known):
+            step.count("clicks_without_user", known.count(False))
+            columns = [compress(column, known) for column in columns]
+        said.events.extend(columns)
+        if at is None:
+            orders = repeat(self._positions[1])
+            said.clicks.extend(compress(entries, known))
+            said.numbers.extend(range(number, len(said.events)))
+            said.offsets.extend(compress(zip(offsets, orders, strict=False), known))
+        elif len(said.events) > number:
+            step.count("clicks_redriven")
+
+    def _spread(self, rows: Sequence[_T], ids: Iterable[str], parts: list[list[_T]]) -> None:
+        """Put each row to those of the partition of its product or category."""
+        if self._tasks == 1:
+            parts[0].extend(rows)
+        else:
+            for row, id_ in zip(rows, ids, strict=True):
+                parts[activity_partition(id_, self._tasks)].append(row)
 
     def _on_order(self, entry: Entry, order: Order, at: int, said: _Said, step: Step) -> None:
         step.count("orders_applied")
@@ -420,22 +451,9 @@ class _ScoreState(Forward):
                 place = activity_partition(line.category_id, self._tasks)
                 said.categories[place].append(CategoryRow(line.category_id, kind, line.time, line.price))
         if order.user_id is not None:
+            of = (order.user_id, kind, order.time, line.product_id, order.session_id)
             said.events.append(
-                (
-                    order.user_id,
-                    kind,
-                    order.time,
-                    line.product_id,
-                    order.session_id,
-                    line.left,
-                    line.value_minor,
-                    line.price,
-                    undo,
-                    None,
-                    None,
-                    *UNKNOWN,
-                    line.category_id,
-                )
+                *of, line.left, line.value_minor, line.price, undo, None, None, *UNKNOWN, line.category_id
             )
 
     # -- what is said -----------------------------------------------------------------------------------------
@@ -472,29 +490,38 @@ class _ScoreState(Forward):
         self, vectors: np.ndarray, said: _Said, step: Step, outputs: list[Output], examples: list[Example]
     ) -> None:
         model = self._stage.model
-        served = f"{model.name}:{model.version}"
-        horizon_s = self._stage.settings.score.horizon_s
-        chosen = np.ascontiguousarray(vectors[[number for number, *_ in said.clicks]])
+        chosen = vectors if len(said.numbers) == len(vectors) else vectors[said.numbers]
+        chosen = np.ascontiguousarray(chosen, "<f8")
+        clicks: list[Click] = [entry.item for entry in said.clicks]
+        users = [click.user_id or "" for click in clicks]
+        times = [click.time for click in clicks]
+        input_ = said.clicks[0].record.input
+        causes = [f"{input_.topic}-{input_.partition}-{entry.offset}-purchase" for entry in said.clicks]
         probabilities = model.predict(chosen).tolist()
-        blob = chosen.astype("<f8", copy=False).tobytes()
-        width = len(blob) // len(said.clicks)
-        product_version, category_version = self._features.product_version, self._features.category_version
-        name, version, now_ms, facts = model.name, model.version, step.now_ms, self._market.read
-        start = 0
-        for (_, entry, offsets), probability in zip(said.clicks, probabilities, strict=True):
-            click: Click = entry.item
-            user, product = click.user_id or "", click.product_id
-            input_ = entry.record.input
-            cause = f"{input_.topic}-{input_.partition}-{entry.offset}-purchase"
-            value = encode_purchase(
-                cause, user, click.time, now_ms, name, version, horizon_s, probability, click.event_id, click.session_id
-            )
-            outputs.append(Output(PREDICTIONS, user.encode(), value))
-            row = product_version(product) if product is not None else None
-            other = category_version(click.category_id) if click.category_id is not None else None
-            vector = blob[start : start + width]
-            examples.append(Example(cause, user, click.time, vector, offsets, row, probability, served, facts, other))
-            start += width
+        values = encode_purchases(
+            causes,
+            users,
+            times,
+            step.now_ms,
+            model.name,
+            model.version,
+            self._stage.settings.score.horizon_s,
+            probabilities,
+            [click.event_id for click in clicks],
+            [click.session_id for click in clicks],
+        )
+        outputs.extend(map(Output, repeat(PREDICTIONS), map(str.encode, users), values))
+        rows = map(self._features.product_version, [click.product_id for click in clicks])
+        others = map(self._features.category_version, [click.category_id for click in clicks])
+        served, facts = repeat(f"{model.name}:{model.version}"), repeat(self._market.read)
+        served_as = chosen.view(f"V{chosen.itemsize * chosen.shape[1]}").ravel().tolist()
+        examples.extend(
+            map(Example, causes, users, times, served_as, said.offsets, rows, probabilities, served, facts, others)
+        )
+
+
+def _is_redriven(entry: Entry) -> bool:
+    return bool(entry.record.headers) and is_redriven(entry.record)
 
 
 def _parts(items: list[_T]) -> list[list[_T]]:

@@ -73,7 +73,8 @@ class EngineUsers:
         features.load_users({user: self._rows.get(user) for user in missing})
         features.load_products(dict.fromkeys(features.missing_products(event.product for event in events)))
         features.load_categories(dict.fromkeys(features.missing_categories(event.category for event in events)))
-        columns = EventColumns.of([tuple(getattr(event, name) for name in Event.__slots__) for event in events])
+        columns = EventColumns()
+        columns.extend([getattr(event, name) for event in events] for name in Event.__slots__)
         return features.apply(columns)[list(wanted)]
 
     def settle(self, watermark: int) -> None:
