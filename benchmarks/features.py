@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -60,10 +61,8 @@ def make(events: int, users: int, products: int, seed: int = 7) -> list[EventCol
     return batches
 
 
-def main() -> None:
-    """Run once and print events per CPU-second, microseconds by part, and bytes per user."""
-    events = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
-    users = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+def run(events: int, users: int) -> dict[str, Any]:
+    """Run once; return events per CPU-second, microseconds by part, and bytes per user."""
     warm_up()
     batches = make(events, users, 10_000)
     source, sections, features = ProductFeatures(), ProductFeatures("category"), ScoreFeatures()
@@ -99,18 +98,21 @@ def main() -> None:
         spent["apply"] += applied - loaded
         spent["drain"] += time.process_time() - applied
     store |= features.drain_users()
-    print(
-        json.dumps(
-            {
-                "events": events,
-                "users": features.users,
-                "events_per_cpu_second": round(events / (spent["apply"] + spent["drain"])),
-                "microseconds_per_event": {part: round(1e6 * seconds / events, 2) for part, seconds in spent.items()},
-                "packed_bytes_per_user": round(sum(map(len, store.values())) / len(store)),
-                "memory_bytes_per_user": round(features.memory_bytes / features.users),
-            }
-        )
-    )
+    return {
+        "events": events,
+        "users": features.users,
+        "events_per_cpu_second": round(events / (spent["apply"] + spent["drain"])),
+        "microseconds_per_event": {part: round(1e6 * seconds / events, 3) for part, seconds in spent.items()},
+        "packed_bytes_per_user": round(sum(map(len, store.values())) / len(store)),
+        "memory_bytes_per_user": round(features.memory_bytes / features.users),
+    }
+
+
+def main() -> None:
+    """Run once and print what was found."""
+    events = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
+    users = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    print(json.dumps(run(events, users)))
 
 
 if __name__ == "__main__":

@@ -67,9 +67,6 @@ from features.layout import (
 from features.sets import DISTINCT_LIMIT, SESSION_GAP_MS, SESSION_PERIOD_MS, VALUE_LIMIT
 
 _LOW = 0xFFFFFFFF
-_MS_0, _MS_1, _MS_2, _MS_3 = (int(ms) for ms in LEVEL_MS)
-_TILES_0, _TILES_1, _TILES_2, _TILES_3 = (int(n) for n in LEVEL_TILES)
-_AT_1, _AT_2, _AT_3 = (int(at) for at in LEVEL_OFFSET[1:4])
 
 
 @helper
@@ -193,23 +190,19 @@ def _flush_session(row, time, key, meta, price):
 
 @helper
 def tiles_of(time, out):
-    """Write the tile of `time` at each level; divisors are constants, which compile to multiplications."""
-    out[0] = time // _MS_0
-    out[1] = time // _MS_1
-    out[2] = time // _MS_2
-    out[3] = time // _MS_3
+    """Write the tile of `time` at each level: a loop of constant length and divisors becomes multiplications."""
+    for level in range(LEVELS):
+        out[level] = time // LEVEL_MS[level]
 
 
 @helper
 def place_of(level, tile):
     """Return where `tile` lies in a block."""
-    if level == 0:
-        return tile % _TILES_0
-    if level == 1:
-        return _AT_1 + tile % _TILES_1
-    if level == 2:
-        return _AT_2 + tile % _TILES_2
-    return _AT_3 + tile % _TILES_3
+    # so, and not by `level` as an index, divisors are constants here too
+    for known in range(LEVELS):
+        if known == level:
+            return LEVEL_OFFSET[known] + tile % LEVEL_TILES[known]
+    return 0
 
 
 @helper
