@@ -14,12 +14,14 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from schemas.wire import (
+    ARRAY,
     MAX_BYTES,
     MAX_COVARIATES,
     MAX_INT,
     MAX_LINES,
     MAX_QUANTITY,
     MAX_TEXT,
+    SHALLOW_BYTES,
     TIME_END,
     DecodeError,
     check_size,
@@ -144,7 +146,8 @@ def decode_click(data: bytes, max_bytes: int = MAX_BYTES) -> Click:
         if len(data) > max_bytes:
             check_size(data, max_bytes)
         click = _decode_click(data)
-        check_text(data)
+        if not data.isascii() or len(data) > SHALLOW_BYTES or ARRAY in data:
+            check_text(data)
     except _REFUSED:
         click = _decode_slowly(data, Click, max_bytes)
     if _BACKSLASH in data and b"\\u0000" in data:
@@ -153,7 +156,7 @@ def decode_click(data: bytes, max_bytes: int = MAX_BYTES) -> Click:
         _read_time(click)
     if click.product_id is None and click.type != "search":
         raise DecodeError("invalid", "product_id: required unless type is search - at `$.product_id`")
-    if click.currency is not None:
+    if click.currency is not None and click.currency not in _CURRENCIES:
         _check_currency(click.currency)
     if click.quantity != 1 and click.unit_price is not None:
         _check_value(click.quantity, click.unit_price, "$.unit_price")
@@ -204,6 +207,8 @@ def encode_event(event: Click | Order | Catalog | Plan | Marker) -> bytes:
 _E = TypeVar("_E", Click, Order, Catalog, Plan, Marker)
 _REFUSED = (msgspec.MsgspecError, ValueError, RecursionError)
 _BACKSLASH = ord("\\")
+_CURRENCIES: set[str] = set()
+"""Codes that were seen to be such: there are no more than 26³."""
 _encode = msgspec.json.Encoder().encode
 _decode_click = msgspec.json.Decoder(Click).decode
 _decode_order = msgspec.json.Decoder(Order).decode
@@ -247,6 +252,7 @@ def _read_time(event: Click | Order | Catalog | Plan | Marker) -> None:
 def _check_currency(code: str) -> None:
     if not (code.isascii() and code.isalpha() and code.isupper()):
         raise DecodeError("invalid", f"not three capital letters: {code!r} - at `$.currency`")
+    _CURRENCIES.add(code)
 
 
 def _check_value(quantity: int, unit_price: int, where: str) -> None:

@@ -226,9 +226,10 @@ class TopologyDriver:
 
     def _work(self, stage: Stage, task: Task) -> bool:
         for input_ in task.inputs:
-            for record in self.log.read(input_, self._fed[stage.name, input_]):
-                task.feed(record)
-                self._fed[stage.name, input_] = record.offset + 1
+            records = self.log.read(input_, self._fed[stage.name, input_])
+            task.feed(records)
+            if records:
+                self._fed[stage.name, input_] = records[-1].offset + 1
         worked = False
         while (batch := task.take(self.settings.runtime.batch_max_events)) is not None:
             self._fetch(task, batch)

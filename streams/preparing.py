@@ -195,7 +195,7 @@ class _Reader:
             error = message.error()
             if error is None:
                 self._waited = 0.0
-                self._task.feed(kafka.record_of(message, self._prefix))
+                self._task.feed([kafka.record_of(message, self._prefix)])
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._rest.at_end(message)
             else:

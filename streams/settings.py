@@ -229,7 +229,7 @@ class RuntimeSettings(_Section):
 
     worker_id: str = Field("worker-0", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static membership; unique")
     batch_max_events: int = Field(
-        4_000, ge=1, le=100_000, description="of a task in one transaction, while it is behind"
+        2_000, ge=1, le=100_000, description="of a task in one transaction, while it is behind"
     )
     checkpoint_interval_ms: int = Field(1_000, ge=0, le=600_000)
     checkpoint_max_rows: int = Field(20_000, ge=1, description="flush early beyond this many changed rows")

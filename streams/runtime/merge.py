@@ -36,10 +36,10 @@ class Merge:
 
     >>> merge = Merge([Input("a", 0), Input("b", 0)])
     >>> entry = lambda rank, time: Entry(time, rank, 0, None, Record(Input("ab"[rank], 0), 0, None, None, 0))
-    >>> merge.push(entry(0, 5))
+    >>> merge.push([entry(0, 5)])
     >>> len(merge.take(10))  # nothing: `b` may still bring something earlier
     0
-    >>> merge.push(entry(1, 7))
+    >>> merge.push([entry(1, 7)])
     >>> [taken.time for taken in merge.take(10)]
     [5]
     """
@@ -50,9 +50,10 @@ class Merge:
         self._ordered = ordered
         self._queues: list[deque[Entry]] = [deque() for _ in inputs]
 
-    def push(self, entry: Entry) -> None:
-        """Add a record behind those of its input."""
-        self._queues[entry.rank].append(entry)
+    def push(self, entries: Sequence[Entry]) -> None:
+        """Add records of one input behind those it has."""
+        if entries:
+            self._queues[entries[0].rank].extend(entries)
 
     def buffered(self, rank: int) -> int:
         """Records held of one input."""

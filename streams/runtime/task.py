@@ -128,13 +128,18 @@ class Task:
 
     # -- input ------------------------------------------------------------------------------------------------
 
-    def feed(self, record: Record) -> None:
-        """Decode a record and put it in line."""
-        rank = self._rank[record.input]
-        if record.offset < self._merge.positions[rank]:
+    def feed(self, records: Sequence[Record]) -> None:
+        """Decode records of one input and put them in line; those that were taken before are left out."""
+        if not records:
             return
-        time, item = read(self.stage, record, self._ahead_ms)
-        self._merge.push(Entry(time, rank, record.offset, item, record))
+        rank = self._rank[records[0].input]
+        position, stage, ahead_ms = self._merge.positions[rank], self.stage, self._ahead_ms
+        entries = []
+        for record in records:
+            if record.offset >= position:
+                time, item = read(stage, record, ahead_ms)
+                entries.append(Entry(time, rank, record.offset, item, record))
+        self._merge.push(entries)
 
     def buffered(self, input_: Input) -> int:
         """Records held of an input, not yet taken."""
@@ -427,9 +432,9 @@ def read(stage: Stage, record: Record, ahead_ms: int) -> tuple[int, object]:
 
     No time is more than `ahead_ms` after the append time; what cannot be read bears time 0.
     """
-    headers = dict(record.headers) if record.headers else _NO_HEADERS
     try:
-        if headers:
+        if record.headers:
+            headers = dict(record.headers)
             if UNREADABLE_HEADER in headers:
                 return 0, Rejected("undecodable", "the name of a header is not UTF-8")
             if MARKER_HEADER in headers:
@@ -470,7 +475,6 @@ def dead_letter(record: Record, rejected: Rejected) -> Output:
 
 
 _DUPLICATE = Rejected(DUPLICATE, "")
-_NO_HEADERS: dict[str, bytes] = {}
 _NO_EVENTS = frozenset({Rejected, TimeMarker})
 _extra_encoder = msgspec.msgpack.Encoder()
 _extra_decoder = msgspec.msgpack.Decoder(_Extra)

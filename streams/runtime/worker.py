@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from schemas.codec import DecodeError
 from streams import kafka
 from streams.errors import CheckpointConflict, Fenced, RecoveryError, StoreUnavailable, TidecastError
-from streams.records import MARKER_HEADER, Input, Output, Record
+from streams.records import Input, Output, Record, is_marker
 from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
@@ -205,28 +205,33 @@ class Worker:
         self._markers.poll()
         self._rest.wake(self._held.places)
         messages = kafka.take(self._consumer, self._polled, self._rest.wait_s(self._patience_s()))
-        input_, task, brought = None, None, None
+        run: list[Record] = []
         for message in messages:
             error = message.error()
-            if error is not None:
+            record = kafka.record_of(message, self._prefix) if error is None else None
+            if run and (record is None or record.input is not run[0].input):
+                self._feed(run)
+                run = []
+            if record is not None:
+                run.append(record)
+            else:
                 self._on_error(message, error)
-                input_ = None
-                continue
-            record = kafka.record_of(message, self._prefix)
-            if record.input is not input_:
-                input_ = record.input
-                task = self._rank_of.get(input_)
-                self._idle.heard(input_)
-                brought = None
-            if task is None:
-                continue
-            if brought is not input_ and not (record.headers and any(n == MARKER_HEADER for n, _ in record.headers)):
-                brought = input_
-                self._idle.brought(input_)
-            task.feed(record)
+        if run:
+            self._feed(run)
         if messages:
             hooks.reach("after_decode")
             self._hold_back()
+
+    def _feed(self, run: Sequence[Record]) -> None:
+        """Give records of one input, which came one behind the other, to its task."""
+        input_ = run[0].input
+        task = self._rank_of.get(input_)
+        self._idle.heard(input_)
+        if task is None:
+            return
+        if not all(is_marker(record) for record in run):
+            self._idle.brought(input_)
+        task.feed(run)
 
     def _patience_s(self) -> float:
         """Return how long to wait for messages: not at all while there is something to do."""

@@ -32,7 +32,7 @@ class Log:
 
     def append(self, input_: Input, value: dict[str, object], headers: tuple[tuple[str, bytes], ...] = ()) -> None:
         """Write a record, and let the task read it."""
-        self.task.feed(Record(input_, self._ends[input_], None, json.dumps(value).encode(), 10**9, headers))
+        self.task.feed([Record(input_, self._ends[input_], None, json.dumps(value).encode(), 10**9, headers)])
         self._ends[input_] += 1
 
     def work(self) -> int:

@@ -24,7 +24,7 @@ def test_what_is_there_comes_by_time_and_waits_for_nobody() -> None:
         ]
         for queue in heads:
             for one in queue:
-                merge.push(one)
+                merge.push([one])
         taken = merge.take(100)
         assert len(taken) == sum(map(len, heads))
         for one in taken:
@@ -36,8 +36,8 @@ def test_what_is_gone_below_a_bound_is_not_waited_for() -> None:
     """A log whose records just below the committed offset are gone: the input is where it should be."""
     merge = Merge(INPUTS[:2], ordered=False)
     for offset in (0, 5):
-        merge.push(entry(0, offset, 1))
-    merge.push(entry(1, 0, 1))
+        merge.push([entry(0, offset, 1)])
+    merge.push([entry(1, 0, 1)])
     taken = merge.take(10, [3, 1])
     assert [(one.rank, one.offset) for one in taken] == [(0, 0), (1, 0)]
     assert merge.positions == [3, 1]

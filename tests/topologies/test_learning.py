@@ -111,9 +111,9 @@ def test_what_rebuilds_holds_nothing_back(log: ClosedLog) -> None:
     task.start(dict.fromkeys(inputs, 0), dict.fromkeys(inputs, 10**6), 1)
     driver = run(log)
     quiet = ExampleBatch(1, PARTITIONS, 0, stage.schema_hash, [], [])
-    task.feed(Record(inputs[1], 0, None, encode_examples(quiet), log.end))
+    task.feed([Record(inputs[1], 0, None, encode_examples(quiet), log.end)])
     for record in driver.log.read(inputs[0], 0):
-        task.feed(record)
+        task.feed([record])
     while (batch := task.take(100)) is not None:
         task.step(batch, 0)
     assert stage.open(0, PARTITIONS).fullness(inputs[0]) == 0
@@ -147,7 +147,7 @@ def test_what_is_refused_counts_once_however_often_it_is_read(log: ClosedLog) ->
     [task] = driver.tasks("learn")
     for input_ in task.inputs:
         for record in driver.log.read(input_, task.offsets()[input_]):
-            task.feed(record)
+            task.feed([record])
     batch = task.take(5)
     assert batch is not None
     task.step(batch, 0)
