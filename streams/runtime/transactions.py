@@ -79,6 +79,10 @@ class Transactions:
         member = self._consumer.consumer_group_metadata()
         self._under_way = self._thread.submit(self._commit, outputs, offsets, member)
 
+    def under_way(self) -> bool:
+        """Say whether `finish` would have to wait."""
+        return self._under_way is not None and not self._under_way.done()
+
     def ended(self) -> bool:
         """Say whether `finish` would return, or raise, at once for one that was begun."""
         return self._under_way is not None and self._under_way.done()

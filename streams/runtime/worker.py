@@ -41,6 +41,7 @@ from streams.topologies.stage import Rejected, Stage
 _LOG = logging.getLogger("tidecast.worker")
 _FETCH_AHEAD_BATCHES = 4
 _POLLED = 1_000
+_WHILE_COMMITTING_S = 0.002
 _RETRY_S = 0.2
 # When asked to stop, a step is given this long to end.
 _FINISH_S = 3.0
@@ -176,14 +177,14 @@ class Worker:
     def _turn(self) -> None:
         try:
             self._claim()
-            self._poll()
+            self._poll(self._patience_s())
             if self._transactions.ended():
                 self._finish()
             if self._overdue():
                 # No more may be taken on than a store that is full, or only read from, lets go of.
                 self._checkpoint_all()
             self._read_tables()
-            batches = self._take()
+            batches = self._take(self._pace.records)
             if batches:
                 self._round(batches)
                 # A step may let go of what it waited for.
@@ -201,10 +202,10 @@ class Worker:
         except StoreUnavailable as error:
             self._wait_for_store(error)
 
-    def _poll(self) -> None:
+    def _poll(self, patience_s: float) -> None:
         self._markers.poll()
         self._rest.wake(self._held.places)
-        messages = kafka.take(self._consumer, self._polled, self._rest.wait_s(self._patience_s()))
+        messages = kafka.take(self._consumer, self._polled, self._rest.wait_s(patience_s))
         run: list[Record] = []
         for message in messages:
             error = message.error()
@@ -300,13 +301,13 @@ class Worker:
                 self._of_tables.update(tallies_of(record.input.topic, rejected.reason))
         self._unreadable.clear()
 
-    def _take(self) -> list[tuple[Task, Batch]]:
+    def _take(self, limit: int) -> list[tuple[Task, Batch]]:
         if self._stage.lacks() is not None:
             self._hold_back()
             return []
         batches = []
         for task in self._tasks.values():
-            batch = task.take(self._pace.records)
+            batch = task.take(limit)
             if batch is not None:
                 if batch.silent:
                     hooks.reach("during_recovery")
@@ -314,9 +315,47 @@ class Worker:
         return batches
 
     def _round(self, batches: Sequence[tuple[Task, Batch]]) -> None:
-        started = time.perf_counter()
-        generation = self._generation
+        """Step `batches`, and what comes while the last transaction is under way, and begin the next one."""
+        started, stepped_s = time.perf_counter(), 0.0
+        left = self._pace.records
+        outputs: list[Output] = []
+        live: dict[int, Task] = {}
         self._in_round = True
+        while batches:
+            self._fetch_all(batches)
+            now_ms, fetched = self._wall_ms(), time.perf_counter()
+            for task, batch in batches:
+                outputs.extend(task.step(batch, now_ms))
+                outputs.extend(self._recall(task, batch, now_ms))
+                if not batch.silent:
+                    live[task.partition] = task
+                self._telemetry.count(self._telemetry.records, task.topics(batch))
+            # Without the commit: what a slow broker takes for it grows no shorter with the batch.
+            stepped_s += time.perf_counter() - fetched
+            left -= max(len(batch.entries) for _, batch in batches)
+            batches = self._more(left) if self._stage.guarded else []
+        self._pace.took(stepped_s)
+        if live:
+            self._commit(list(live.values()), outputs)
+        self._in_round = False
+        self._telemetry.batch_seconds.observe(time.perf_counter() - started)
+
+    def _more(self, limit: int) -> list[tuple[Task, Batch]]:
+        """Return up to `limit` records more for a round: what is there, or comes while a transaction is under way."""
+        generation = self._generation
+        while limit > 0 and not self._stopping:
+            waits = self._transactions.under_way()
+            can_take = any(task.can_take() for task in self._tasks.values())
+            self._poll(_WHILE_COMMITTING_S if waits and not can_take else 0.0)
+            if self._generation != generation:
+                raise _Dropped
+            batches = self._take(limit)
+            if batches or not waits:
+                return batches
+        return []
+
+    def _fetch_all(self, batches: Sequence[tuple[Task, Batch]]) -> None:
+        generation = self._generation
         for task, batch in batches:
             while True:
                 try:
@@ -329,21 +368,6 @@ class Worker:
                     if self._stopping:
                         self._drop()
                         raise _Dropped from error
-        now_ms, fetched = self._wall_ms(), time.perf_counter()
-        outputs: list[Output] = []
-        live: list[Task] = []
-        for task, batch in batches:
-            outputs.extend(task.step(batch, now_ms))
-            outputs.extend(self._recall(task, batch, now_ms))
-            if not batch.silent:
-                live.append(task)
-            self._telemetry.count(self._telemetry.records, task.topics(batch))
-        # Without the commit: what a slow broker takes for it grows no shorter with the batch.
-        self._pace.took(time.perf_counter() - fetched)
-        if live:
-            self._commit(live, outputs)
-        self._in_round = False
-        self._telemetry.batch_seconds.observe(time.perf_counter() - started)
 
     def _recall(self, task: Task, batch: Batch, now_ms: int) -> list[Output]:
         """Read the log again for a step that looks back, until it is over."""
@@ -588,7 +612,7 @@ class Worker:
             self._finish()
         except _Dropped:
             # The group may have given this member up; it hears of that, and joins again, only in a poll.
-            self._poll()
+            self._poll(self._patience_s())
             raise
         self._unclaimed = set()
         self._idle.begin()
