@@ -24,6 +24,9 @@ LOWEST_PROBABILITY = 1e-6
 """Probabilities stay within ``[LOWEST_PROBABILITY, 1 - LOWEST_PROBABILITY]``."""
 
 _TRANSFORM = "log1p"
+_SMALL = 1_024
+_LOGS = np.array([math.log1p(count) for count in range(_SMALL)])
+"""Logarithms of counts, the very bits that `signed_log` has: a look is a quarter of the time."""
 
 
 class ModelDataError(ValueError):
@@ -149,8 +152,9 @@ def probabilities(
         for column in range(vectors.shape[1]):
             value = vectors[row, column]
             if math.isfinite(value):
-                # half of the values are 0, and so are their logarithms
-                log = signed_log(value) if value != 0.0 else 0.0
+                # most values are small counts
+                small = 0.0 <= value < _SMALL and value == math.floor(value)
+                log = _LOGS[int(value)] if small else signed_log(value)
                 standard = (log - mean[column]) * inverse[column]
                 logit += weights[column] * min(max(standard, -clip), clip)
         probability = 1.0 / (1.0 + math.exp(-logit)) if logit > -700.0 else 0.0

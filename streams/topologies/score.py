@@ -295,8 +295,9 @@ class _ScoreState(Forward):
             step.count("clicks_predicted", len(said.clicks))
         columns = said.events
         # Where no vector is served (order lines, rebuilding), only the product's name counts, not its row.
-        self._features.load_products(dict.fromkeys(self._features.missing_products(columns.product)))
-        self._features.load_categories(dict.fromkeys(self._features.missing_categories(columns.category)))
+        if not step.emit or len(said.clicks) < len(columns):
+            self._features.load_products(dict.fromkeys(self._features.missing_products(columns.product)))
+            self._features.load_categories(dict.fromkeys(self._features.missing_categories(columns.category)))
         vectors = self._features.apply(columns)
         for number, user, ended in self._features.session_ends:
             # By then the row of a user who was away for longer may have expired.

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.linear import LOWEST_PROBABILITY, LinearModel, ModelDataError, prior
+from models.linear import _LOGS, LOWEST_PROBABILITY, LinearModel, ModelDataError, prior
+from models.scaling import signed_log
 
 FEATURES = tuple(f"f{n}" for n in range(48))
 
@@ -110,3 +111,8 @@ def test_missing_parameters_and_foreign_vectors_are_refused() -> None:
         LinearModel.from_params(params)
     with pytest.raises(ModelDataError, match=r"vectors of shape \(3, 47\) given, \(n, 48\) expected"):
         random_model().predict(np.zeros((3, 47)))
+
+
+def test_the_logarithms_that_are_looked_up_are_those_that_are_computed() -> None:
+    """Every count of the table has the very bits of `signed_log`."""
+    assert [signed_log(float(count)) for count in range(len(_LOGS))] == _LOGS.tolist()
