@@ -32,6 +32,8 @@ UNITS = {
     "score/answers": "predictions per click",
     **{f"users/{users}": _RATE for users in VARIED_USERS},
     "workers/2": _RATE,
+    "windows/first": "CPU-microseconds per event",
+    "windows/tenth": "CPU-microseconds per event",
     "latency/rate": "events per second",
     "latency/p50": "ms",
     "latency/p99": "ms",
@@ -81,6 +83,9 @@ Environments are pinned in `benchmarks/peers`. They run over the first clicks of
 **users/...** is score/tidecast with so many users, **workers/2** two workers on a partition each, over three times the
 clicks. **latency** is from a click's append to its committed prediction, at half of score/wall, of live clicks and one
 order in a hundred; broker, store, worker, sender and readers share the machine.
+
+**windows/first** is what each of the four windows costs an event in the feature engine alone, **windows/tenth** what a
+tenth one adds to nine (`python -m benchmarks.windows`); each shows views and carts.
 
 **restart/first** is from the start of a worker's process to the first new prediction that a consumer of committed
 records holds, after its predecessor of the same id was killed with SIGKILL as its unwritten rows stood at their bound

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import plan
+from benchmarks import plan, windows
 from benchmarks.contenders import ROOT, Rates, bare, latency, peer, tidecast, variant
 from benchmarks.peers.environments import PEERS, python_of
 from benchmarks.report import UNITS, VARIED_USERS, describe, number, page, save, table
@@ -30,6 +30,7 @@ from streams.settings import Settings
 from streams.topics import create
 
 _LATENCY_S = 15
+_WINDOW_EVENTS = 300_000
 _KEPT = ROOT / "benchmarks" / "results.json"
 
 
@@ -71,7 +72,7 @@ def _note(rates: dict[str, list[float]], found: Rates, when: str) -> None:
 
 
 def _vary(running: Servers, work: Workload, rates: dict[str, list[float]], repeats: int) -> None:
-    """Measure the score role alone: over fewer and more users, with a second worker, its latency, and its restart."""
+    """Measure the score role alone: over other numbers of users, workers and windows, its latency, and its restart."""
     kinds = {f"users/{users}": (replace(work, users=users), 1) for users in VARIED_USERS}
     # Two workers share what is left when both have their task.
     kinds["workers/2"] = (replace(work, events=3 * work.events, partitions=2), 2)
@@ -85,6 +86,10 @@ def _vary(running: Servers, work: Workload, rates: dict[str, list[float]], repea
         create(_settings(running, prefix, 1))
         half = int(statistics.median(rates["score/wall"]) / 2)
         _note(rates, latency(running, prefix, half, _LATENCY_S), f"repeat {repeat + 1} of {repeats}")
+    with tempfile.TemporaryDirectory() as kernels:
+        for repeat in range(repeats):
+            found = windows.costs(Path(kernels), _WINDOW_EVENTS, backwards=bool(repeat % 2))
+            _note(rates, {name: found[name] for name in UNITS if name in found}, f"repeat {repeat + 1} of {repeats}")
     for repeat in range(repeats):
         _note(rates, restart(running, f"bench-restart{repeat}-").rates(), f"repeat {repeat + 1} of {repeats}")
 

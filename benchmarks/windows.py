@@ -1,7 +1,8 @@
 """What one more window costs: ``python -m benchmarks.windows [--events N] [--repeats N]``.
 
 The same events through the engine without sums over windows, with the four that are declared, with nine and with ten;
-each window shows views and carts. Processes of their own take turns; medians of microseconds per event count.
+each window shows views and carts. Processes of their own take turns; medians count. windows/first is what each of the
+first four costs, windows/tenth what the tenth one adds to nine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 DECLARED = 4
 COUNTS = (0, DECLARED, 9, 10)
@@ -33,18 +35,27 @@ def main() -> None:
         _declare(asked.windows)
         print(_cost_us(asked.events))
         return
-    costs: dict[int, list[float]] = {count: [] for count in COUNTS}
+    found: dict[str, list[float]] = {}
     # Kernels of other layouts than the declared one must not lie beside its own.
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(asked.repeats):
-            for count in reversed(COUNTS) if repeat % 2 else COUNTS:
-                costs[count].append(_measure(count, asked.events, f"{folder}/{count}"))
-    medians = {count: statistics.median(found) for count, found in costs.items()}
-    for count, found in costs.items():
-        print(f"windows/{count:<8} {medians[count]:>8.2f}  us per event  ({min(found):.2f} to {max(found):.2f})")
-    first = (medians[DECLARED] - medians[0]) / DECLARED
-    print(f"windows/first    {first:>8.2f}  us per event and window, of the first {DECLARED}")
-    print(f"windows/tenth    {medians[10] - medians[9]:>8.2f}  us per event")
+            for name, cost in costs(Path(folder), asked.events, backwards=bool(repeat % 2)).items():
+                found.setdefault(name, []).append(cost)
+    for name, values in found.items():
+        middle, lowest, highest = statistics.median(values), min(values), max(values)
+        print(f"{name:<16} {middle:>8.2f}  CPU-microseconds per event  ({lowest:.2f} to {highest:.2f})")
+
+
+def costs(folder: Path, events: int, *, backwards: bool) -> dict[str, float]:
+    """Return CPU-microseconds per event with each number of windows, and of the first ones and the tenth.
+
+    Compiled kernels go to `folder`.
+    """
+    turns = reversed(COUNTS) if backwards else COUNTS
+    found = {count: _measure(count, events, str(folder / str(count))) for count in turns}
+    told = {f"windows/{count}": found[count] for count in COUNTS}
+    first = (found[DECLARED] - found[0]) / DECLARED
+    return {**told, "windows/first": first, "windows/tenth": found[10] - found[9]}
 
 
 def _measure(count: int, events: int, cache: str) -> float:
