@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from streams import errors
 from streams.children import free_port
 from streams.embedded import EmbeddedServers
 from tests.containers.test_compose import UP
@@ -225,3 +226,12 @@ def test_make_commands_are_run_by_the_checks(line: str) -> None:
 def test_compose_commands_are_run_by_the_container_tests(line: str) -> None:
     """What the README starts with docker, the end-to-end test of the compose file starts with the same words."""
     assert line == f"docker compose {UP}"
+
+
+def test_every_exit_code_is_explained() -> None:
+    """Those that the page names are those that errors have."""
+    told = re.search(r"The other exit codes,(.*?)\. Each role", README, re.DOTALL)
+    assert told
+    assert {int(code) for code in re.findall(r"\b\d\b", told[1])} == {
+        kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    }

@@ -96,7 +96,7 @@ def open_task(
     owned = {input_: committed[input_] for input_ in inputs if input_ in committed}
     memory_ms = stage.memory_ms + settings.time.allowed_lateness_s * 1_000
     if header is not None and raw is not None and not task.restore(raw, header, rows):
-        raise RecoveryError(f"{name}: rows of the checkpoint are missing; run 'tidecast state reset {name}'")
+        raise RecoveryError(f"{name}: rows of the checkpoint are missing or cut; run 'tidecast state reset {name}'")
     where = plan(name, inputs, header, owned, log, memory_ms)
     task.start(where.positions, where.bounds, where.epoch)
     return task

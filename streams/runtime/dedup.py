@@ -25,6 +25,7 @@ NEVER: Final = -(1 << 62)
 """A clock or watermark (ms) that stands for none."""
 
 _LEAST = 1_024
+_PAIR_BYTES = 16
 _Ints = NDArray[np.int64]
 
 
@@ -116,9 +117,9 @@ class Dedup:
         return [_key(number) for number in range(*span)]
 
     def restore(self, span: tuple[int, int], rows: list[bytes | None]) -> bool:
-        """Take back the chunks of `span`; say whether all of them were there."""
+        """Take back the chunks of `span`; say whether all of them were there, and whole."""
         for number, row in zip(range(*span), rows, strict=True):
-            if row is None:
+            if row is None or len(row) % _PAIR_BYTES:
                 return False
             pairs = np.frombuffer(row, "<i8").astype(np.int64).reshape(-1, 2)
             self._reserve(len(pairs), NEVER)

@@ -109,3 +109,4 @@ def test_a_chunk_that_is_gone_is_noticed() -> None:
     door.judge([Seen("a", 5, redriven=False)])
     door.restart()
     assert not Dedup(LATENESS_MS).restore(door.dedup.span(), [None])
+    assert not Dedup(LATENESS_MS).restore(door.dedup.span(), [b"cut"])
