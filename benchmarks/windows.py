@@ -30,13 +30,16 @@ def main() -> None:
     parser.add_argument("--events", type=int, metavar="N", default=300_000, help="events a turn (%(default)s)")
     parser.add_argument("--repeats", type=int, metavar="N", default=5, help="turns of each (%(default)s)")
     parser.add_argument("--windows", type=int, choices=COUNTS, help="one turn with so many, in this process")
+    parser.add_argument("--kernels", type=Path, metavar="DIR", help="where that turn keeps its compiled kernels")
     asked = parser.parse_args()
     if asked.windows is not None:
-        _declare(asked.windows)
-        print(_cost_us(asked.events))
+        # Kernels of another layout than the declared one must never lie where its own are looked for.
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["NUMBA_CACHE_DIR"] = str(asked.kernels or folder)
+            _declare(asked.windows)
+            print(_cost_us(asked.events))
         return
     found: dict[str, list[float]] = {}
-    # Kernels of other layouts than the declared one must not lie beside its own.
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(asked.repeats):
             for name, cost in costs(Path(folder), asked.events, backwards=bool(repeat % 2)).items():
@@ -58,11 +61,10 @@ def costs(folder: Path, events: int, *, backwards: bool) -> dict[str, float]:
     return {**told, "windows/first": first, "windows/tenth": found[10] - found[9]}
 
 
-def _measure(count: int, events: int, cache: str) -> float:
+def _measure(count: int, events: int, kernels: str) -> float:
     command = [sys.executable, "-m", "benchmarks.windows", "--windows", str(count), "--events", str(events)]
-    done = subprocess.run(
-        command, env=os.environ | {"NUMBA_CACHE_DIR": cache}, capture_output=True, text=True, check=False
-    )
+    command += ["--kernels", kernels]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-2_000:]}")
     return float(done.stdout)

@@ -23,6 +23,7 @@ from streams.records import Input, Output, Record, is_marker
 from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
+from streams.runtime.gathered import Gathered
 from streams.runtime.holding import HeldBack
 from streams.runtime.keeping import fetch, keep
 from streams.runtime.marking import IdleInputs, MarkerSender
@@ -42,6 +43,7 @@ _LOG = logging.getLogger("tidecast.worker")
 _FETCH_AHEAD_BATCHES = 4
 _POLLED = 1_000
 _WHILE_COMMITTING_S = 0.002
+_WORTH_A_STEP = 50
 _RETRY_S = 0.2
 # When asked to stop, a step is given this long to end.
 _FINISH_S = 3.0
@@ -79,6 +81,8 @@ class Worker:
         self._claimed: set[int] = set()
         self._member = False
         self._in_round = False
+        """Whether a task has taken what it has not stepped."""
+        self._gathered = Gathered(self._prefix)
         self._idle = IdleInputs(settings.time, time.monotonic)
         self._markers = MarkerSender(settings, self._idle.unmarked)
         self._neighbours = Neighbours(stage, settings, time.monotonic)
@@ -318,39 +322,33 @@ class Worker:
         """Step `batches`, and what comes while the last transaction is under way, and begin the next one."""
         started, stepped_s = time.perf_counter(), 0.0
         left = self._pace.records
-        outputs: list[Output] = []
-        live: dict[int, Task] = {}
-        self._in_round = True
         while batches:
+            self._in_round = True
             self._fetch_all(batches)
             now_ms, fetched = self._wall_ms(), time.perf_counter()
             for task, batch in batches:
-                outputs.extend(task.step(batch, now_ms))
-                outputs.extend(self._recall(task, batch, now_ms))
+                outputs = task.step(batch, now_ms) + self._recall(task, batch, now_ms)
                 if not batch.silent:
-                    live[task.partition] = task
+                    self._gathered.add(task, outputs)
                 self._telemetry.count(self._telemetry.records, task.topics(batch))
+            self._in_round = False
             # Without the commit: what a slow broker takes for it grows no shorter with the batch.
             stepped_s += time.perf_counter() - fetched
             left -= max(len(batch.entries) for _, batch in batches)
             batches = self._more(left) if self._stage.guarded else []
         self._pace.took(stepped_s)
-        if live:
-            self._commit(list(live.values()), outputs)
-        self._in_round = False
+        self._commit()
         self._telemetry.batch_seconds.observe(time.perf_counter() - started)
 
     def _more(self, limit: int) -> list[tuple[Task, Batch]]:
-        """Return up to `limit` records more for a round: what is there, or comes while a transaction is under way."""
+        """Return up to `limit` records more for a round, if enough come while the last transaction is under way."""
         generation = self._generation
-        while limit > 0 and not self._stopping:
-            waits = self._transactions.under_way()
-            can_take = any(task.can_take() for task in self._tasks.values())
-            self._poll(_WHILE_COMMITTING_S if waits and not can_take else 0.0)
+        while limit > 0 and not self._stopping and self._transactions.under_way():
+            self._poll(_WHILE_COMMITTING_S)
             if self._generation != generation:
                 raise _Dropped
-            batches = self._take(limit)
-            if batches or not waits:
+            held = sum(task.buffered(input_) for input_, task in self._rank_of.items())
+            if held >= _WORTH_A_STEP and (batches := self._take(limit)):
                 return batches
         return []
 
@@ -362,6 +360,8 @@ class Worker:
                     self._fetch(task, batch)
                     break
                 except StoreUnavailable as error:
+                    # What was stepped before waits for nobody.
+                    self._commit()
                     self._wait_for_store(error)
                     if self._generation != generation:
                         raise _Dropped from error
@@ -426,13 +426,10 @@ class Worker:
 
     # -- transactions -----------------------------------------------------------------------------------------
 
-    def _commit(self, tasks: Sequence[Task], outputs: Sequence[Output]) -> None:
-        offsets = [
-            TopicPartition(self._prefix + input_.topic, input_.partition, offset, metadata=str(task.epoch))
-            for task in tasks
-            for input_, offset in task.offsets().items()
-        ]
-        self._transact(outputs, offsets)
+    def _commit(self) -> None:
+        outputs, offsets = self._gathered.take()
+        if offsets:
+            self._transact(outputs, offsets)
 
     def _transact(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
         """Begin a transaction, after the one before: with its end, what was stepped meanwhile may be worth nothing."""
@@ -477,6 +474,7 @@ class Worker:
         return any(task.dirty() >= runtime.checkpoint_max_rows for task in self._tasks.values())
 
     def _checkpoint_all(self) -> None:
+        self._commit()
         self._finish()
         self._checkpointed = time.monotonic()
         for task in self._tasks.values():
@@ -538,7 +536,7 @@ class Worker:
         self._tell("recovering")
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # What is under way still ends under this generation; a batch in hand that waits for the store is dropped.
+        # All that was stepped still ends under this generation; a batch in hand that waits for the store is dropped.
         if not self._in_round:
             self._leave_a_checkpoint()
         self._end_quietly()
@@ -565,6 +563,7 @@ class Worker:
 
     def _drop(self) -> None:
         self._in_round = False
+        self._gathered.clear()
         self._tasks.clear()
         self._rank_of.clear()
         self._idle.clear()
