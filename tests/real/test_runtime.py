@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from streams.runtime.checkpoint import decode_header
-from tests.real.harness import Shop, wait_until
+from tests.real.harness import Role, Shop, wait_until
 from tests.real.shop import closed_log
 
 pytestmark = pytest.mark.realbroker
@@ -79,3 +80,26 @@ def _offsets(shop: Shop) -> dict[tuple[str, int], int]:
     """Return the offsets of all checkpoints."""
     found = [decode_header(header).offsets for header in shop.headers("tally").values()]
     return {(topic, partition): offset for offsets in found for topic, partition, offset in offsets}
+
+
+def test_whoever_takes_over_under_load_has_nothing_to_rebuild(shop: Shop) -> None:
+    """A busy worker hears in the middle of a round that it loses a task: what it stepped is committed, and kept."""
+    log = closed_log(clicks=60_000)
+    shop.preload(log)
+    shop.overrides = {"TIDECAST_RUNTIME__CHECKPOINT_INTERVAL_MS": "600000"}
+    first = shop.start("tally", worker="worker-0", module=_MODULE)
+    wait_until(lambda: _read(first) > 1_000, "the first at work", tell=lambda: shop.log("tally"))
+    second = shop.start("tally", worker="worker-1", module=_MODULE)
+    wait_until(lambda: _read(second) > 0, "a task of its own", tell=lambda: shop.log("tally"))
+    left = len(log.messages) - _read(first) - _read(second)
+    assert left > 0, "it was idle by then; give it more"
+    shop.finish([first, second], log.end, {"tally": 2})
+    claims = re.findall(r"(\d+) records rebuild its state", (shop.logs / "tally.log").read_text(encoding="utf-8"))
+    assert len(claims) >= 4
+    assert set(claims) == {"0"}
+
+
+def _read(role: Role) -> int:
+    """Return how many records the tasks of a worker are past."""
+    status = role.status()
+    return sum(offset for task in status["tasks"].values() for offset in task["offsets"].values()) if status else 0
