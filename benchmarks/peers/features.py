@@ -189,7 +189,7 @@ def _prices(row: Row, week: list[int], kind: int, time: int, price: int | None) 
         if price is not None:
             viewed, priced = viewed - price, priced - 1
     ratio = price * priced / viewed if price is not None and viewed > 0 else 1.0
-    return max(last, 0) / 100, mean, ratio
+    return max(last, 0) / 100 if time - latest < 30 * DAY else 0.0, mean, ratio
 
 
 def _last_events(last: list[list[Any]], kind: int, time: int, category: str | None) -> tuple[float, ...]:

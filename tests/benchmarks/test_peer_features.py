@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.peers.features import FEATURES, KINDS, WINDOWS, new_row, score, vector
@@ -56,8 +56,21 @@ def _event(click: dict[str, Any]) -> Event:
     return Event(click["user_id"], KINDS[click["type"]], click["time"], *ids, *told, category=category)
 
 
+def _click(number: int, kind: str, time: int, price: int | None) -> dict[str, Any]:
+    named = dict.fromkeys(("session_id", "product_id", "category_id"))
+    return {
+        "event_id": f"e{number}",
+        "type": kind,
+        "time": time,
+        "user_id": "u",
+        "unit_price": price,
+        "quantity": 1,
+    } | named
+
+
 @law
 @given(_clicks())
+@example([_click(0, "view", START, 1), _click(1, "view", START + 30 * DAY, None)])
 def test_events_in_order_have_the_features_of_the_oracle(clicks: list[dict[str, Any]]) -> None:
     """Every feature of user and session that both name is equal, event by event."""
     row, oracle, products = new_row(), UserOracle(), dict[str, list[int]]()
