@@ -114,36 +114,19 @@ def _fill(store: RedisStore, client: redis.Redis, arguments: argparse.Namespace)
     task = Filled(store, "score.memory-0")
     for start in track(range(0, count, _CHUNK), description="users", console=_console()):
         part = slice(start, start + _CHUNK)
-        rows = zip(
-            [f"u{user}" for user in users[part].tolist()],
-            kinds[part].tolist(),
-            times[part].tolist(),
-            products[part].tolist(),
-            strict=True,
-        )
-        columns = EventColumns.of(
-            [
-                (
-                    user,
-                    kind,
-                    time,
-                    f"p{product}",
-                    None,
-                    1,
-                    0,
-                    999,
-                    0,
-                    None,
-                    None,
-                    999,
-                    -1,
-                    9,
-                    0.0,
-                    f"c{product % CATEGORIES}",
-                )
-                for user, kind, time, product in rows
-            ]
-        )
+        columns = EventColumns()
+        taken = (column[part].tolist() for column in (users, kinds, times, products))
+        for user, kind, time, product in zip(*taken, strict=True):
+            columns.append(
+                f"u{user}",
+                kind,
+                time,
+                f"p{product}",
+                price_minor=999,
+                list_minor=999,
+                stock=9,
+                category=f"c{product % CATEGORIES}",
+            )
         wanted = scored.missing_users(columns.user)
         found = store.read("score.memory-0", [f"u:{user}" for user in wanted])[1]
         scored.load_users(dict(zip(wanted, found, strict=True)))

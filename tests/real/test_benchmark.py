@@ -1,4 +1,4 @@
-"""The README's `make bench`, in its smallest form, and a restart: on servers of their own, without the peers."""
+"""The README's `make bench`, in its smallest form, memory and a restart: on servers of their own, without the peers."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ def test_the_smallest_benchmark_keeps_its_laws(tmp_path: Path) -> None:
     assert {"score/tidecast", "score/bare"} <= medians.keys()
     assert medians["score/answers"] == 1, "a prediction for each click, no more and no less"
     assert result["workload"]["events"] == 20_000
+
+
+def test_memory_is_measured_by_user_and_product() -> None:
+    """Every figure is positive; the last line is data."""
+    done = bench("--users", "2000", "--products", "200", "--events", "20000", module="-m benchmarks.memory")
+    assert done.returncode == 0, done.stderr[-3_000:]
+    told = json.loads(done.stdout)
+    assert told["users touched"] > 1_000
+    assert told["redis bytes per user"] > told["packed bytes per user"] > 0
 
 
 def test_a_restart_is_measured_step_by_step() -> None:
