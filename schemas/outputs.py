@@ -46,7 +46,6 @@ __all__ = [
     "encode_dead_letter",
     "encode_demand",
     "encode_history",
-    "encode_purchase",
     "encode_purchases",
 ]
 
@@ -92,23 +91,6 @@ def encode_purchases(
         )
         for id_, subject, moment, payload in zip(ids, subjects, as_of, payloads, strict=True)
     ]
-
-
-def encode_purchase(
-    id: str,
-    subject: str,
-    as_of: int,
-    produced_at: int,
-    model_name: str,
-    model_version: str,
-    horizon_s: int,
-    probability: float,
-    event_id: str,
-    session_id: str | None,
-) -> bytes:
-    """Encode one; see `encode_purchases`."""
-    one = ([id], [subject], [as_of], produced_at, model_name, model_version, horizon_s)
-    return encode_purchases(*one, [probability], [event_id], [session_id])[0]
 
 
 def encode_demand(

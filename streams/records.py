@@ -60,9 +60,9 @@ class Output(msgspec.Struct, frozen=True, gc=False):
 
 def is_marker(record: Record) -> bool:
     """Say whether a record is a time marker: no event, but word that nothing earlier comes."""
-    return any(name == MARKER_HEADER for name, _ in record.headers)
+    return bool(record.headers) and any(name == MARKER_HEADER for name, _ in record.headers)
 
 
 def is_redriven(record: Record) -> bool:
     """Say whether a record was sent again by `redrive`: it corrects state and labels, and predicts nothing."""
-    return any(name == REDRIVE_HEADER for name, _ in record.headers)
+    return bool(record.headers) and any(name == REDRIVE_HEADER for name, _ in record.headers)

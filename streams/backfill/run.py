@@ -29,7 +29,7 @@ from streams.backtest.quiet import quiet_demand_stage
 from streams.driver import TopologyDriver
 from streams.errors import SourceError
 from streams.logs import FACTS, Topics
-from streams.records import CLICKSTREAM, EXAMPLES, MARKER_HEADER, Input, Record
+from streams.records import CLICKSTREAM, EXAMPLES, Input, Record, is_marker
 from streams.runtime.refusals import DUPLICATE, refusals
 from streams.settings import Settings
 from streams.sources import Source, Unreadable
@@ -217,7 +217,7 @@ class _Run:
     # -- what comes out ---------------------------------------------------------------------------------------
 
     def _on_click(self, record: Record) -> None:
-        if any(name == MARKER_HEADER for name, _ in record.headers):
+        if is_marker(record):
             return
         offset, session = self._next
         own = record.offset if offset is None else offset

@@ -374,9 +374,7 @@ class Task:
             return events, []
         ids = [e.item.event_id if e.rank == 0 else f"{e.rank}\0{e.item.event_id}" for e in events]
         times = np.fromiter([e.time for e in events], np.int64, len(events))
-        redriven = np.fromiter(
-            [bool(e.record.headers) and is_redriven(e.record) for e in events], np.bool_, len(events)
-        )
+        redriven = np.fromiter([is_redriven(e.record) for e in events], np.bool_, len(events))
         clock = NEVER if self.clock is None else self.clock
         said = self._dedup.judge(
             self._dedup.digests(ids), times, redriven, clock, NEVER if self.watermark is None else self.watermark

@@ -283,7 +283,7 @@ class _ScoreState(Forward):
         people = visitors([item.user_id for item in items])
         # Clicks go by columns, run by run; what stands between them goes by itself.
         begin = 0
-        apart = [n for n, e in enumerate(entries) if e.item.__class__ is Order or _is_redriven(e)]
+        apart = [n for n, e in enumerate(entries) if e.item.__class__ is Order or is_redriven(e.record)]
         for place in [*apart, len(entries)]:
             if begin < place:
                 run = slice(begin, place)
@@ -327,7 +327,7 @@ class _ScoreState(Forward):
         self._positions[entry.rank] = entry.offset + 1
         self._clock = max(self._clock, item.time)
         number = len(said.events)
-        at = self._clock if _is_redriven(entry) else item.time
+        at = self._clock if is_redriven(entry.record) else item.time
         if item.__class__ is Click:
             self._on_clicks([entry], [item], [visitor], said, step, at)
         else:
@@ -519,10 +519,6 @@ class _ScoreState(Forward):
         examples.extend(
             map(Example, causes, users, times, served_as, said.offsets, rows, probabilities, served, facts, others)
         )
-
-
-def _is_redriven(entry: Entry) -> bool:
-    return bool(entry.record.headers) and is_redriven(entry.record)
 
 
 def _parts(items: list[_T]) -> list[list[_T]]:

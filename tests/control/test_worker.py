@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from schemas.outputs import encode_demand, encode_history, encode_purchase
+from schemas.outputs import encode_demand, encode_history, encode_purchases
 from streams import kafka as edge
 from streams.children import free_port
 from streams.embedded import EmbeddedServers
@@ -173,18 +173,18 @@ def _fill(settings: Settings) -> dict[str, tuple[float, bool]]:
 
 
 def _purchase(user: str, as_of: int, probability: float) -> bytes:
-    return encode_purchase(
-        id=f"{user}-{as_of}",
-        subject=user,
-        as_of=as_of,
+    return encode_purchases(
+        ids=[f"{user}-{as_of}"],
+        subjects=[user],
+        as_of=[as_of],
         produced_at=as_of,
         model_name="purchase",
         model_version="7",
         horizon_s=3_600,
-        probability=probability,
-        event_id=user,
-        session_id=None,
-    )
+        probabilities=[probability],
+        event_ids=[user],
+        session_ids=[None],
+    )[0]
 
 
 def _bucket(start: int, quantity: int) -> bytes:

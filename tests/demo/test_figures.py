@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from schemas.codec import Click, encode_event
-from schemas.outputs import encode_dead_letter, encode_demand, encode_history, encode_purchase
+from schemas.outputs import encode_dead_letter, encode_demand, encode_history, encode_purchases
 from streams.demo.figures import Figures
 from streams.demo.shops import Item, from_source, simulated
 from streams.errors import SourceError
@@ -27,18 +27,18 @@ def sent(number: int, user: str | None = "u") -> Item:
 
 
 def purchase(number: int) -> Record:
-    value = encode_purchase(
-        id=f"{number}-purchase",
-        subject="u",
-        as_of=DAY,
+    value = encode_purchases(
+        ids=[f"{number}-purchase"],
+        subjects=["u"],
+        as_of=[DAY],
         produced_at=DAY,
         model_name="purchase",
         model_version="1",
         horizon_s=3_600,
-        probability=0.25,
-        event_id=f"c{number}",
-        session_id=None,
-    )
+        probabilities=[0.25],
+        event_ids=[f"c{number}"],
+        session_ids=[None],
+    )[0]
     return record(PREDICTIONS, value)
 
 

@@ -95,9 +95,20 @@ _dead_letters = st.fixed_dictionaries(
         "headers": st.lists(st.tuples(st.text(max_size=5), st.none() | _bytes), max_size=4),
     }
 )
+
+
+def _encode_purchase(**values: Any) -> bytes:
+    """Encode one of many."""
+    listed = {"id": "ids", "subject": "subjects", "as_of": "as_of", "probability": "probabilities"}
+    listed |= {"event_id": "event_ids", "session_id": "session_ids"}
+    return outputs.encode_purchases(
+        **{listed.get(name, name): [value] if name in listed else value for name, value in values.items()}
+    )[0]
+
+
 KINDS: dict[str, tuple[Any, Callable[..., bytes], Callable[[bytes], Any], Callable[[bytes], Any], str]] = {
     "purchase": (
-        *(_purchases, outputs.encode_purchase, outputs.decode_prediction, published.parse_prediction),
+        *(_purchases, _encode_purchase, outputs.decode_prediction, published.parse_prediction),
         "predictions",
     ),
     "demand": (_demands(), outputs.encode_demand, outputs.decode_prediction, published.parse_prediction, "predictions"),
@@ -188,7 +199,7 @@ BAD = [float("nan"), float("inf"), -float("inf")]
 def test_no_impossible_probability_is_published(probability: float) -> None:
     """A probability outside [0, 1] is refused where it would be written."""
     with pytest.raises(EncodeError, match=r"p1.*probability"):
-        outputs.encode_purchase(**_purchase(probability=probability))
+        _encode_purchase(**_purchase(probability=probability))
 
 
 def _purchase(**changes: Any) -> dict[str, Any]:
@@ -249,7 +260,7 @@ def test_no_model_or_covariate_is_published_that_json_cannot_hold(value: float) 
 )
 def test_the_contract_refuses_other_predictions(change: dict[str, Any]) -> None:
     """What a reader could not understand is refused."""
-    value = json.loads(outputs.encode_purchase(**_purchase()))
+    value = json.loads(_encode_purchase(**_purchase()))
     published.parse_prediction(json.dumps(value).encode())
     with pytest.raises(DecodeError, match="invalid"):
         published.parse_prediction(json.dumps({**value, **change}).encode())
