@@ -72,10 +72,10 @@ class EventColumns:
     undo_time: list[int] = field(default_factory=list)
     country: list[str | None] = field(default_factory=list)
     channel: list[str | None] = field(default_factory=list)
-    list_minor: list[int] = field(default_factory=list)
-    plan_minor: list[int] = field(default_factory=list)
-    stock: list[int] = field(default_factory=list)
-    promotion: list[float] = field(default_factory=list)
+    list_minor: Ints = field(default_factory=list)
+    plan_minor: Ints = field(default_factory=list)
+    stock: Ints = field(default_factory=list)
+    promotion: Sequence[float] | NDArray[np.float64] = field(default_factory=list)
     category: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -103,14 +103,34 @@ class EventColumns:
         for name in self.__slots__:
             getattr(self, name).append(getattr(event, name))
 
+    def show_market(self, places: Sequence[int], columns: Iterable[NDArray[Any]]) -> None:
+        """Set what catalog and plan say as of the events at `places`: one array for each of these four fields.
+
+        >>> events = EventColumns()
+        >>> for product in "pq":
+        ...     events.append("u1", 0, 1_700_000_000_000, product)
+        >>> events.show_market([1], [np.array([value]) for value in (999, 899, 3, 1.0)])
+        >>> [event.stock for event in events.events()]
+        [-1, 3]
+        """
+        for name, column in zip(("list_minor", "plan_minor", "stock", "promotion"), columns, strict=True):
+            if len(places) < len(self):
+                shown = np.array(getattr(self, name), column.dtype)
+                shown[places] = column
+                column = shown
+            setattr(self, name, column)
+
     def part(self, start: int, stop: int) -> EventColumns:
         """Return the events [start, stop)."""
         return EventColumns(*(getattr(self, name)[start:stop] for name in self.__slots__))
 
 
-def floats(name: str, values: Sequence[float], length: int) -> NDArray[np.float64]:
+def floats(name: str, values: Sequence[float] | NDArray[np.float64], length: int) -> NDArray[np.float64]:
     """Return `values` as a float64 array; raise FeatureError unless there are `length` finite ones."""
-    column = np.frombuffer(array("d", values), np.float64) if len(values) else np.empty(0, np.float64)
+    if isinstance(values, np.ndarray):
+        column = np.ascontiguousarray(values, np.float64)
+    else:
+        column = np.frombuffer(array("d", values), np.float64) if len(values) else np.empty(0, np.float64)
     if len(column) != length:
         raise FeatureError(f"column {name}: {len(column)} values for {length} events; give one for each")
     if not np.isfinite(column).all():

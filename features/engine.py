@@ -28,11 +28,11 @@ from features.layout import (
 from features.logged import LoggedEvent, logged_events
 from features.market import write_market
 from features.packed import check, joined, split
-from features.products import ReadTable
+from features.products import ProductTable
 from features.rows import MAX_ROW, ROW_VERSION, pack_users, unpack_users
 from features.sets import SCORE_FEATURES, memory_ms, schema_hash
 from features.shop import Shop
-from features.slots import SlotMap, grown
+from features.slots import SlotMap, grown, roomy
 
 _HUGE = 1 << 53
 
@@ -73,11 +73,11 @@ class ScoreFeatures:
         self._totals = np.empty((0, *TOTALS), np.int64)
         self._free = np.zeros(1, np.int64)
         self._scratch = (np.empty((3, LEVELS), np.int64), np.empty(SUMS, np.int64), np.empty((2, LOG), np.int32))
-        self._products = ReadTable("product")
-        self._categories = ReadTable("category")
+        self._products = ProductTable("product")
+        self._categories = ProductTable("category")
         self._categories.slots.of[""] = 0
-        self.product_version, self.category_version = self._products.version_of, self._categories.version_of
-        """(activity partition, offset) of the record that changed a row last, by id; None: none did."""
+        self._read = np.zeros((2, 0), np.int64)
+        """Slots of the products and categories that were read last."""
         self.session_ends: list[tuple[int, str, int]] = []
 
     # --- users ----------------------------------------------------------------------------------------------------
@@ -162,6 +162,7 @@ class ScoreFeatures:
         count = len(events)
         out = np.empty((count, WIDTH), np.float64)
         self.session_ends = []
+        self._read = np.zeros((2, count), np.int64)
         if count == 0:
             return out
         slots = self._slots(self._users, events.user, "user")
@@ -205,6 +206,7 @@ class ScoreFeatures:
             ends,
             *self._scratch,
         )
+        self._read = np.stack((products, kept))
         self._users.dirty[slots] = True
         self._users.touch(slots)
         table.slots.touch(products)
@@ -214,6 +216,21 @@ class ScoreFeatures:
             (i, events.user[i], end) for i, end in zip(opened.tolist(), ends[opened].tolist(), strict=True)
         ]
         return out
+
+    def versions(self) -> tuple[list[tuple[int, int] | None], list[tuple[int, int] | None]]:
+        """Return the versions of the product's and of the category's row behind each vector of the last `apply`.
+
+        A version is (activity partition, offset) of the record that changed the row last; None: none did.
+        """
+        return self._products.versions(self._read[0]), self._categories.versions(self._read[1])
+
+    def product_version(self, product: str) -> tuple[int, int] | None:
+        """Return the version of a product's row in memory, None where there is none."""
+        return self._products.version(product)
+
+    def category_version(self, category: str) -> tuple[int, int] | None:
+        """Return the version of a category's row in memory, None where there is none."""
+        return self._categories.version(category)
 
     def log(self, user: str) -> list[LoggedEvent]:
         """Return the user's last events, sorted by stamp; see `features.sets.LOG_LENGTH`.
@@ -292,7 +309,7 @@ class ScoreFeatures:
         have, height = len(self._tiles), int(self._free[0])
         if height >= blocks:
             return
-        size = max(2 * have, have + blocks, 64)
+        size = max(roomy(have, have + blocks), 64)
         self._tiles = grown(self._tiles, size)
         self._spend = grown(self._spend, size)
         self._totals = grown(self._totals, size)

@@ -27,6 +27,7 @@ _SOURCES = (
     "log.py",
     "kernel.py",
     "product_kernel.py",
+    "market.py",
     "visitors.py",
     "bytes.py",
     "rows.py",

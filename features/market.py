@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.columns import EventColumns, FeatureError, floats, ints
+from features.jit import kernel
 from features.layout import COLUMN
 from features.sets import CHANNELS, STOCK_LIMIT
 
 _HUGE = 1 << 53
-_CHANNEL_COLUMNS = [(name, COLUMN[f"event_is_{name}"]) for name in CHANNELS]
+_CHANNEL_COLUMNS = np.array([COLUMN[f"event_is_{name}"] for name in CHANNELS], np.int64)
+_CHANNEL_CODES = {name: float(code) for code, name in enumerate(CHANNELS)}
+_OTHER = -1.0
 _ABROAD = COLUMN["event_abroad"]
 _DISCOUNT = COLUMN["market_discount"]
 _PROMOTION = COLUMN["market_promotion"]
@@ -29,23 +32,20 @@ def write_market(events: EventColumns, prices: NDArray[np.int64], home: str | No
     `prices` (n,) are those of the events in minor units, -1 where unknown. Raises FeatureError for values out of range.
     """
     count = len(events)
-    listed = ints("list_minor", events.list_minor, -1, _HUGE, count)
-    planned = ints("plan_minor", events.plan_minor, -1, _HUGE, count)
-    stock = ints("stock", events.stock, -1, _HUGE, count)
-    out[:, _PROMOTION] = floats("promotion", events.promotion, count)
-    price = np.where(prices >= 0, prices, planned)
-    known = (price >= 0) & (listed > 0)
-    out[:, _DISCOUNT] = np.where(known, np.maximum((listed - price) / np.maximum(listed, 1), -1.0), 0.0)
-    out[:, _STOCK] = np.minimum(stock, STOCK_LIMIT)
-    out[:, _OUT_OF_STOCK] = stock == 0
-    channels = {text: (text or "").lower() for text in set(events.channel)}
-    for name, column in _CHANNEL_COLUMNS:
-        codes = {text: float(channel == name) for text, channel in channels.items()}
-        out[:, column] = _coded("channel", events.channel, codes, count)
+    channels = {text: _CHANNEL_CODES.get((text or "").lower(), _OTHER) for text in set(events.channel)}
     nations = {text: _nation(text) for text in {home, *events.country}}
     own = nations[home]
     abroad = {text: float(nation != own) if nation and own else -1.0 for text, nation in nations.items()}
-    out[:, _ABROAD] = _coded("country", events.country, abroad, count)
+    _write(
+        prices,
+        ints("list_minor", events.list_minor, -1, _HUGE, count),
+        ints("plan_minor", events.plan_minor, -1, _HUGE, count),
+        ints("stock", events.stock, -1, _HUGE, count),
+        floats("promotion", events.promotion, count),
+        _coded("channel", events.channel, channels, count),
+        _coded("country", events.country, abroad, count),
+        out,
+    )
 
 
 def _nation(country: str | None) -> str:
@@ -56,4 +56,20 @@ def _coded(name: str, texts: Sequence[str | None], codes: dict[str | None, float
     """Return the code (n,) of each text."""
     if len(texts) != length:
         raise FeatureError(f"column {name}: {len(texts)} values for {length} events; give one for each")
+    if len(set(codes.values())) == 1:
+        return np.full(length, next(iter(codes.values())))
     return np.fromiter(map(codes.__getitem__, texts), np.float64, length)
+
+
+@kernel
+def _write(prices, listed, planned, stock, promotion, channels, abroad, out):  # type: ignore[no-untyped-def]  # numba infers the types
+    for i in range(len(prices)):
+        price = prices[i] if prices[i] >= 0 else planned[i]
+        known = price >= 0 and listed[i] > 0
+        out[i, _PROMOTION] = promotion[i]
+        out[i, _DISCOUNT] = max((listed[i] - price) / listed[i], -1.0) if known else 0.0
+        out[i, _STOCK] = min(stock[i], STOCK_LIMIT)
+        out[i, _OUT_OF_STOCK] = stock[i] == 0
+        out[i, _ABROAD] = abroad[i]
+        for code in range(len(_CHANNEL_COLUMNS)):
+            out[i, _CHANNEL_COLUMNS[code]] = channels[i] == code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,13 +45,13 @@ class ProductTable:
         self.kept_at = np.full(64, NONE, np.int64)
         self.kept = np.zeros((64, KEPT), np.float64)
 
-    def load(self, rows: Mapping[str, bytes | None]) -> dict[str, tuple[int, int] | None]:
+    def load(self, rows: Mapping[str, bytes | None]) -> None:
         """Take rows in from their packed form, replacing those that are there; None is a new one.
 
-        Return the version of each. Raises FeatureError for bytes that are no packed row.
+        Raises FeatureError for bytes that are no packed row.
         """
         if not rows:
-            return {}
+            return
         check(rows, PRODUCT_ROW_VERSION)
         slots = self.slots.place(rows)
         if self.slots.high > len(self.rows):
@@ -63,11 +63,6 @@ class ProductTable:
         wrong = unpack_products(buffer, ends, slots, hash_texts(list(rows)), self.rows, self.tiles)
         if wrong >= 0:
             raise FeatureError(f"row of {self.entity} {list(rows)[wrong]!r}: not a packed row; rebuild it from the log")
-        versions = self.rows[slots, PRODUCT_PARTITION : PRODUCT_OFFSET + 1].tolist()
-        return {
-            key: (partition, offset) if row is not None else None
-            for (key, row), (partition, offset) in zip(rows.items(), versions, strict=True)
-        }
 
     def features(
         self, slots: NDArray[np.int64], times: NDArray[np.int64], prices: NDArray[np.int64], out: NDArray[np.float64]
@@ -79,9 +74,16 @@ class ProductTable:
     def version(self, key: str) -> tuple[int, int] | None:
         """Return (activity partition, offset) of the last record in a row, or None."""
         slot = self.slots.of.get(key)
-        if slot is None or self.rows[slot, PRODUCT_NEWEST] == NONE:
-            return None
-        return int(self.rows[slot, PRODUCT_PARTITION]), int(self.rows[slot, PRODUCT_OFFSET])
+        return None if slot is None else self.versions(np.array([slot]))[0]
+
+    def versions(self, slots: NDArray[np.int64]) -> list[tuple[int, int] | None]:
+        """Return of each of `slots` (activity partition, offset) of the last record in its row, or None."""
+        said = np.flatnonzero(self.rows[slots, PRODUCT_NEWEST] != NONE)
+        found: list[tuple[int, int] | None] = [None] * len(slots)
+        pairs = self.rows[slots[said], PRODUCT_PARTITION : PRODUCT_OFFSET + 1].tolist()
+        for place, (partition, offset) in zip(said.tolist(), pairs, strict=True):
+            found[place] = partition, offset
+        return found
 
     def evict(self, keep: int) -> list[str]:
         """Forget clean rows beyond `keep`, longest untouched first; return whose they were."""
@@ -95,29 +97,6 @@ class ProductTable:
         """Bytes of the arrays in use."""
         arrays = (self.rows, self.tiles, self.kept_at, self.kept)
         return self.slots.high * sum(array.nbytes // len(array) for array in arrays)
-
-
-class ReadTable(ProductTable):
-    """Rows that others write, and the version in which each was read last."""
-
-    def __init__(self, entity: Activity) -> None:
-        super().__init__(entity)
-        self._versions: dict[str, tuple[int, int] | None] = {}
-        self.version_of: Callable[[str | None], tuple[int, int] | None] = self._versions.get  # type: ignore[assignment]
-        """Return (activity partition, offset) of the record that changed a row last; None: none did."""
-
-    def load(self, rows: Mapping[str, bytes | None]) -> dict[str, tuple[int, int] | None]:
-        """Take rows in, and note their versions."""
-        versions = super().load(rows)
-        self._versions |= versions
-        return versions
-
-    def evict(self, keep: int) -> list[str]:
-        """Forget rows beyond `keep`, and their versions."""
-        gone = super().evict(keep)
-        for key in gone:
-            del self._versions[key]
-        return gone
 
 
 class ProductFeatures:

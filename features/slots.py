@@ -56,7 +56,7 @@ class SlotMap:
                 self.of[key] = slot
             slots.append(slot)
         if self.high > len(self.dirty):
-            size = max(self.high, 2 * len(self.dirty))
+            size = roomy(len(self.dirty), self.high)
             self.dirty = grown(self.dirty, size)
             self._touched = grown(self._touched, size)
             self.dirty[self.high :] = False
@@ -99,6 +99,21 @@ class SlotMap:
             self.keys[slot] = None
             self._free.append(slot)
         self._touched[slots] = 0
+
+
+_FEW = 32_768
+
+
+def roomy(have: int, need: int) -> int:
+    """Return for how many rows to make room where there is room for `have` and `need` are needed.
+
+    Eight times as many while they are few: memory that nobody touches costs nothing, and every copy touches all of it
+    anew.
+
+    >>> roomy(64, 65), roomy(64, 1_000), roomy(100_000, 100_001)
+    (512, 1000, 200000)
+    """
+    return max(need, have * (8 if have <= _FEW else 2))
 
 
 def grown(old: NDArray[Any], size: int) -> NDArray[Any]:

@@ -6,7 +6,8 @@ values. A struct decoded here is valid: strings within their limits, `time` in U
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -40,6 +41,7 @@ __all__ = [
     "Plan",
     "decode_catalog",
     "decode_click",
+    "decode_clicks",
     "decode_marker",
     "decode_order",
     "decode_plan",
@@ -152,15 +154,44 @@ def decode_click(data: bytes, max_bytes: int = MAX_BYTES) -> Click:
         click = _decode_slowly(data, Click, max_bytes)
     if _BACKSLASH in data and b"\\u0000" in data:
         _refuse_nul(click)
-    if click.time.__class__ is not int:
-        _read_time(click)
-    if click.product_id is None and click.type != "search":
-        raise DecodeError("invalid", "product_id: required unless type is search - at `$.product_id`")
-    if click.currency is not None and click.currency not in _CURRENCIES:
-        _check_currency(click.currency)
-    if click.quantity != 1 and click.unit_price is not None:
-        _check_value(click.quantity, click.unit_price, "$.unit_price")
+    _finish_click(click)
     return click
+
+
+def decode_clicks(values: Sequence[bytes], max_bytes: int = MAX_BYTES) -> list[Click] | None:
+    """Decode many click events in half the time; None where one of them may be refused: then go one by one.
+
+    >>> decode_clicks([b'{"event_id": "e1", "type": "search", "time": 5}'] * 2)[1].time
+    5
+    >>> decode_clicks([b'{"event_id": "e1", "type": "search",', b'"time": 5}']) is None
+    True
+    """
+    lengths = list(map(len, values))
+    if not lengths or not min(lengths) or max(lengths) > max_bytes:
+        return None
+    joined = b"\n".join(values)
+    # No line ends within an object, and what begins and ends with braces where lines do, and is as many values as
+    # lines, is one object a line: no line can be made whole by its neighbour.
+    if joined.count(b"\n") >= len(values) or {*map(_first, values)} != _OPENING or {*map(_last, values)} != _CLOSING:
+        return None
+    try:
+        if not joined.isascii() or max(lengths) > SHALLOW_BYTES or ARRAY in joined:
+            for data in values:
+                check_text(data)
+        clicks = _decode_click_lines(joined)
+        if len(clicks) != len(values) or (_BACKSLASH in joined and b"\\u0000" in joined):
+            return None
+        for click in clicks:
+            if (
+                click.time.__class__ is not int
+                or click.quantity != 1
+                or click.product_id is None
+                or click.currency not in _CURRENCIES
+            ):
+                _finish_click(click)
+    except _REFUSED:
+        return None
+    return clicks
 
 
 def decode_order(data: bytes, max_bytes: int = MAX_BYTES) -> Order:
@@ -205,12 +236,15 @@ def encode_event(event: Click | Order | Catalog | Plan | Marker) -> bytes:
 
 
 _E = TypeVar("_E", Click, Order, Catalog, Plan, Marker)
-_REFUSED = (msgspec.MsgspecError, ValueError, RecursionError)
+_REFUSED = (msgspec.MsgspecError, ValueError, RecursionError)  # a DecodeError is a ValueError
+_first, _last = itemgetter(0), itemgetter(-1)
+_OPENING, _CLOSING = set(b"{"), set(b"}")
 _BACKSLASH = ord("\\")
-_CURRENCIES: set[str] = set()
+_CURRENCIES: set[str | None] = {None}
 """Codes that were seen to be such: there are no more than 26³."""
 _encode = msgspec.json.Encoder().encode
 _decode_click = msgspec.json.Decoder(Click).decode
+_decode_click_lines = msgspec.json.Decoder(Click).decode_lines
 _decode_order = msgspec.json.Decoder(Order).decode
 _decode_catalog = msgspec.json.Decoder(Catalog).decode
 _decode_plan = msgspec.json.Decoder(Plan).decode
@@ -239,6 +273,17 @@ def _decode_slowly(data: bytes, kind: type[_E], max_bytes: int) -> _E:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError) as error:
         raise DecodeError("invalid", str(error)) from None
+
+
+def _finish_click(click: Click) -> None:
+    if click.time.__class__ is not int:
+        _read_time(click)
+    if click.product_id is None and click.type != "search":
+        raise DecodeError("invalid", "product_id: required unless type is search - at `$.product_id`")
+    if click.currency is not None and click.currency not in _CURRENCIES:
+        _check_currency(click.currency)
+    if click.quantity != 1 and click.unit_price is not None:
+        _check_value(click.quantity, click.unit_price, "$.unit_price")
 
 
 def _read_time(event: Click | Order | Catalog | Plan | Marker) -> None:

@@ -1,17 +1,21 @@
 """What the stages tell each other over `tidecast.activity` and `tidecast.examples`: msgpack, many rows a message.
 
-Rows are arrays, not maps: a new field goes last and has a default, so that old messages stay readable.
+Rows travel as columns, an array for each field: that costs the writer no object a row. Readers see rows, and take
+messages that hold rows as well. Rows and columns are arrays, not maps: a new field goes last and has a default, so that
+old messages stay readable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from schemas.wire import MAX_INT, MAX_TEXT, TIME_END, decoded
+from schemas.wire import MAX_INT, MAX_TEXT, TIME_END, DecodeError, decoded
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -19,6 +23,11 @@ Millis = Annotated[int, Meta(ge=0, lt=TIME_END)]
 Amount = Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)]
 Offset = Annotated[int, Meta(ge=0)]
 Watermark = Annotated[int, Meta(ge=-TIME_END, lt=TIME_END)]
+Kind = Annotated[int, Meta(ge=0, le=7)]
+Price = Annotated[int, Meta(ge=-1, le=MAX_INT)]
+Hash = Annotated[int, Meta(ge=0, lt=1 << 32)]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+Version = tuple[Offset, Offset]
 
 
 class EventKind(IntEnum):
@@ -50,33 +59,106 @@ class ActivityRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     product_id: Id
     category_id: Text | None
-    kind: Annotated[int, Meta(ge=0, le=7)]
+    kind: Kind
     time: Millis
     quantity: Amount
     value_minor: Amount
-    price: Annotated[int, Meta(ge=-1, le=MAX_INT)]
+    price: Price
     known_user: bool
     at: Millis = 0
-    visitor: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
+    visitor: Hash = 0
 
 
 class CategoryRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What one event did to the category that it names; `kind`, `time` and `price` are those of an ActivityRow."""
 
     category_id: Id
-    kind: Annotated[int, Meta(ge=0, le=7)]
+    kind: Kind
     time: Millis
-    price: Annotated[int, Meta(ge=-1, le=MAX_INT)]
+    price: Price
 
 
-class ActivityBatch(msgspec.Struct, frozen=True, gc=False):
-    """The rows of one batch for one partition of activity, and the watermark (UTC ms) of the `task` that wrote it."""
+class _Columns(msgspec.Struct, gc=False, array_like=True):
+    """A list for each field, all of one length."""
+
+    def __len__(self) -> int:
+        return len(self._all()[0])
+
+    def _all(self) -> list[list[Any]]:
+        return [getattr(self, name) for name in self.__struct_fields__]
+
+    def extend(self, columns: Iterable[Iterable[Any]]) -> None:
+        """Add rows, given as one column for each field."""
+        for mine, more in zip(self._all(), columns, strict=True):
+            mine.extend(more)
+
+    def pick(self, places: Sequence[int]) -> Self:
+        """Return the rows at `places`."""
+        return type(self)(*(list(map(column.__getitem__, places)) for column in self._all()))
+
+    def part(self, start: int, stop: int) -> Self:
+        """Return the rows [start, stop)."""
+        return type(self)(*(column[start:stop] for column in self._all()))
+
+
+class ActivityColumns(_Columns, gc=False, array_like=True):
+    """Many `ActivityRow`.
+
+    >>> columns = ActivityColumns()
+    >>> columns.extend([["a", "b"], [None, "c"], [0, 0], [5, 6], [1, 1], [0, 0], [-1, 999], [True] * 2, *[[0, 0]] * 2])
+    >>> len(columns), columns.pick([1]).rows()[0].product_id, columns.categories().rows()
+    (2, 'b', [CategoryRow(category_id='c', kind=0, time=6, price=999)])
+    """
+
+    product_id: list[Id] = []
+    category_id: list[Text | None] = []
+    kind: list[Kind] = []
+    time: list[Millis] = []
+    quantity: list[Amount] = []
+    value_minor: list[Amount] = []
+    price: list[Price] = []
+    known_user: list[bool] = []
+    at: list[Millis] = []
+    visitor: list[Hash] = []
+
+    def rows(self) -> list[ActivityRow]:
+        """Return them as rows. Raises ValueError where one column is shorter than another."""
+        return _rows(ActivityRow, self._all())
+
+    def categories(self) -> CategoryColumns:
+        """Return what those that name a category did to it."""
+        if None in self.category_id:
+            return self.pick([n for n, category in enumerate(self.category_id) if category is not None]).categories()
+        return CategoryColumns([id_ for id_ in self.category_id if id_ is not None], self.kind, self.time, self.price)
+
+
+class CategoryColumns(_Columns, gc=False, array_like=True):
+    """Many `CategoryRow`."""
+
+    category_id: list[Id] = []
+    kind: list[Kind] = []
+    time: list[Millis] = []
+    price: list[Price] = []
+
+    def rows(self) -> list[CategoryRow]:
+        """Return them as rows. Raises ValueError where one column is shorter than another."""
+        return _rows(CategoryRow, self._all())
+
+
+class ActivityBatch(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The rows of one batch for one partition of activity, and the watermark (UTC ms) of the `task` that wrote it.
+
+    On the wire, `columns` and `category_columns` hold what stands behind `rows` and `categories`; whoever decodes finds
+    all in these.
+    """
 
     task: Offset
     tasks: Offset
     watermark: Watermark | None
-    rows: list[ActivityRow]
+    rows: list[ActivityRow] = []
     categories: list[CategoryRow] = []
+    columns: ActivityColumns | None = None
+    category_columns: CategoryColumns | None = None
 
 
 class Example(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -94,7 +176,7 @@ class Example(msgspec.Struct, frozen=True, gc=False, array_like=True):
     vector: bytes
     offsets: tuple[Offset, Offset]
     product_version: tuple[Offset, Offset] | None
-    probability: Annotated[float, Meta(ge=0.0, le=1.0)]
+    probability: Probability
     model: str
     facts: tuple[Offset, Offset] = (0, 0)
     category_version: tuple[Offset, Offset] | None = None
@@ -112,15 +194,47 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, array_like=True):
     time: Millis
 
 
-class ExampleBatch(msgspec.Struct, frozen=True, gc=False):
-    """Examples and outcomes of one batch, in the task's order; `schema_hash` names the layout of the vectors."""
+class ExampleColumns(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Many `Example` of one model: `vectors` are theirs, one behind the other, `clicks` and `orders` their offsets."""
+
+    id: list[str]
+    user: list[Text]
+    as_of: list[Millis]
+    vectors: bytes
+    clicks: list[Offset]
+    orders: list[Offset]
+    product_version: list[Version | None]
+    probability: list[Probability]
+    model: str
+    facts: Version
+    category_version: list[Version | None]
+
+    def rows(self) -> list[Example]:
+        """Return them as rows. Raises ValueError where one column is shorter than another."""
+        count = len(self.id)
+        width, rest = divmod(len(self.vectors), count) if count else (0, len(self.vectors))
+        if rest:
+            raise ValueError(f"{len(self.vectors)} bytes of vectors for {count} examples")
+        vectors = [self.vectors[place * width : (place + 1) * width] for place in range(count)]
+        offsets = zip(self.clicks, self.orders, strict=True)
+        models, facts = [self.model] * count, [self.facts] * count
+        columns = (self.id, self.user, self.as_of, vectors, list(offsets), self.product_version, self.probability)
+        return _rows(Example, [*columns, models, facts, self.category_version])
+
+
+class ExampleBatch(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Examples and outcomes of one batch, in the task's order; `schema_hash` names the layout of the vectors.
+
+    On the wire, `columns` holds what stands behind `examples`; whoever decodes finds all in these.
+    """
 
     task: Offset
     tasks: Offset
     watermark: Watermark | None
     schema_hash: str
-    examples: list[Example]
-    outcomes: list[Outcome]
+    examples: list[Example] = []
+    outcomes: list[Outcome] = []
+    columns: ExampleColumns | None = None
 
 
 def encode_activity(batch: ActivityBatch) -> bytes:
@@ -133,8 +247,14 @@ def encode_activity(batch: ActivityBatch) -> bytes:
 
 
 def decode_activity(data: bytes) -> ActivityBatch:
-    """Decode what `encode_activity` wrote, or raise DecodeError."""
-    return decoded(_activity, data)
+    """Decode what `encode_activity` wrote, columns into rows, or raise DecodeError."""
+    batch = decoded(_activity, data)
+    if batch.columns is None and batch.category_columns is None:
+        return batch
+    products, categories = batch.columns or ActivityColumns(), batch.category_columns or CategoryColumns()
+    with _whole():
+        rows, named = batch.rows + products.rows(), batch.categories + categories.rows()
+    return ActivityBatch(batch.task, batch.tasks, batch.watermark, rows, named)
 
 
 def encode_examples(batch: ExampleBatch) -> bytes:
@@ -147,8 +267,30 @@ def encode_examples(batch: ExampleBatch) -> bytes:
 
 
 def decode_examples(data: bytes) -> ExampleBatch:
-    """Decode what `encode_examples` wrote, or raise DecodeError."""
-    return decoded(_examples, data)
+    """Decode what `encode_examples` wrote, columns into rows, or raise DecodeError."""
+    batch = decoded(_examples, data)
+    if batch.columns is None:
+        return batch
+    with _whole():
+        examples = batch.examples + batch.columns.rows()
+    return msgspec.structs.replace(batch, examples=examples, columns=None)
+
+
+_Row = TypeVar("_Row")
+
+
+def _rows(row: Callable[..., _Row], columns: Sequence[Sequence[Any]]) -> list[_Row]:
+    if len({len(column) for column in columns}) > 1:
+        raise ValueError(f"columns of {sorted({len(column) for column in columns})} rows")
+    return list(map(row, *columns))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise DecodeError("invalid", str(error)) from None
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -72,9 +72,9 @@ def encode_purchases(
     session_ids: Sequence[str | None],
 ) -> list[bytes]:
     """Encode purchase predictions of one model; the key of each is its subject in UTF-8."""
-    for id_, probability in zip(ids, probabilities, strict=True):
-        if not 0.0 <= probability <= 1.0:
-            raise EncodeError(f"prediction {id_}: probability is {probability}, not in [0, 1]")
+    wrong = [place for place, probability in enumerate(probabilities) if not 0.0 <= probability <= 1.0]
+    if wrong:
+        raise EncodeError(f"prediction {ids[wrong[0]]}: probability is {probabilities[wrong[0]]}, not in [0, 1]")
     model = _model(model_name, model_version)
     payloads = map(PurchasePayload, probabilities, event_ids, session_ids)
     return [

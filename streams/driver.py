@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from schemas.codec import DecodeError
-from streams.records import MARKER_HEADER, Headers, Input, Output, Record
+from streams.records import MARKER_HEADER, Headers, Input, Output, Record, Said, each
 from streams.runtime.assignment import open_task
 from streams.runtime.keeping import fetch, keep
 from streams.runtime.recovery import Committed
@@ -248,8 +248,8 @@ class TopologyDriver:
                 _, rows = self.store.read(other, wanted_keys)
                 task.state.load_foreign(other, dict(zip(wanted_keys, rows, strict=True)), self.now_ms)
 
-    def _commit(self, stage: Stage, task: Task, outputs: Sequence[Output]) -> None:
-        for output in outputs:
+    def _commit(self, stage: Stage, task: Task, said: Sequence[Said]) -> None:
+        for output in each(said):
             self._produce(output)
         for input_, offset in task.offsets().items():
             self.committed[stage.name, input_] = Committed(offset, task.epoch)

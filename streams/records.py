@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
@@ -56,6 +58,34 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
     partition: int | None = None
     headers: Headers = ()
+
+
+class Outputs(msgspec.Struct, frozen=True, gc=False):
+    """Many records for one topic, each placed by its key: the same as so many Output, without an object for each."""
+
+    topic: str
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+Said = Output | Outputs
+"""What a stage says: one record, or many."""
+
+
+def each(said: Iterable[Said]) -> Iterator[Output]:
+    """Yield all that was said record by record.
+
+    >>> [output.value for output in each([Output("a", b"k", b"1"), Outputs("b", [b"x", b"y"], [b"2", b"3"])])]
+    [b'1', b'2', b'3']
+    """
+    for one in said:
+        if isinstance(one, Output):
+            yield one
+        else:
+            yield from map(Output, repeat(one.topic), one.keys, one.values)
 
 
 def is_marker(record: Record) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from confluent_kafka import TopicPartition
 
-from streams.records import Output
+from streams.records import Said
 from streams.runtime.task import Task
 
 
@@ -15,23 +15,23 @@ class Gathered:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._outputs: list[Output] = []
+        self._said: list[Said] = []
         self._read: dict[int, list[TopicPartition]] = {}
 
-    def add(self, task: Task, outputs: Iterable[Output]) -> None:
+    def add(self, task: Task, said: Iterable[Said]) -> None:
         """Add what `task` said just now, all that it has taken being stepped."""
-        self._outputs.extend(outputs)
+        self._said.extend(said)
         self._read[task.partition] = [
             TopicPartition(self._prefix + input_.topic, input_.partition, offset, metadata=str(task.epoch))
             for input_, offset in task.offsets().items()
         ]
 
-    def take(self) -> tuple[list[Output], list[TopicPartition]]:
-        """Return all outputs and next offsets; nothing is held afterwards."""
-        outputs, offsets = self._outputs, [place for places in self._read.values() for place in places]
+    def take(self) -> tuple[list[Said], list[TopicPartition]]:
+        """Return all that was said and the next offsets; nothing is held afterwards."""
+        said, offsets = self._said, [place for places in self._read.values() for place in places]
         self.clear()
-        return outputs, offsets
+        return said, offsets
 
     def clear(self) -> None:
         """Forget everything."""
-        self._outputs, self._read = [], {}
+        self._said, self._read = [], {}

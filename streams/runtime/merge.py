@@ -20,7 +20,8 @@ from streams.records import Input, Record
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A decoded record in its place: `time` is the event's own (ms), `item` what the decoder made of it.
 
-    `watermark`: of a redriven event behind the task's watermark when it passed the door, that watermark.
+    `redriven`: it was sent again by `redrive`. `watermark`: of such an event behind the task's watermark when it passed
+    the door, that watermark.
     """
 
     time: int
@@ -28,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     offset: int
     item: Any
     record: Record
+    redriven: bool = False
     watermark: int | None = None
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import attrgetter
 
 import msgspec
 import numpy as np
 
 from schemas.codec import DecodeError, decode_marker
 from schemas.outputs import encode_dead_letter
-from streams.records import DEADLETTERS, MARKER_HEADER, UNREADABLE_HEADER, Input, Output, Record, is_redriven
+from streams.records import DEADLETTERS, MARKER_HEADER, UNREADABLE_HEADER, Input, Output, Record, Said, is_redriven
 from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
 from streams.runtime.dedup import NEVER, PASSED, REPEATED, Dedup
 from streams.runtime.merge import Entry, Merge
@@ -26,6 +28,8 @@ from streams.topologies.stage import Rejected, Stage, Step, TimeMarker
 
 # Rows are listed for expiry by the day they were last touched in.
 _PERIOD_MS = 86_400_000
+# So many are decoded one by one to find what is wrong with one of them.
+_FEW = 32
 
 
 class _Extra(msgspec.Struct):
@@ -133,13 +137,31 @@ class Task:
         if not records:
             return
         rank = self._rank[records[0].input]
-        position, stage, ahead_ms = self._merge.positions[rank], self.stage, self._ahead_ms
-        entries = []
-        for record in records:
-            if record.offset >= position:
-                time, item = read(stage, record, ahead_ms)
-                entries.append(Entry(time, rank, record.offset, item, record))
-        self._merge.push(entries)
+        position = self._merge.positions[rank]
+        if records[0].offset < position:
+            records = [record for record in records if record.offset >= position]
+        self._merge.push(self._entries(records, rank))
+
+    def _entries(self, records: Sequence[Record], rank: int) -> list[Entry]:
+        """Decode records together; what must be looked at one by one is found by halves."""
+        if not records:
+            return []
+        run = None if any(map(_headers_of, records)) else self.stage.decode_run(records)
+        if run is not None:
+            times, items = run
+            entries = list(map(Entry, times, repeat(rank), [record.offset for record in records], items, records))
+            latest = min([record.appended_at for record in records]) + self._ahead_ms
+            if self.stage.guarded and max(times) > latest:
+                return [self._entry(e.record, rank) if e.time > latest else e for e in entries]
+            return entries
+        if len(records) <= _FEW:
+            return [self._entry(record, rank) for record in records]
+        half = len(records) // 2
+        return self._entries(records[:half], rank) + self._entries(records[half:], rank)
+
+    def _entry(self, record: Record, rank: int) -> Entry:
+        time, item = read(self.stage, record, self._ahead_ms)
+        return Entry(time, rank, record.offset, item, record, is_redriven(record))
 
     def buffered(self, input_: Input) -> int:
         """Records held of an input, not yet taken."""
@@ -214,10 +236,10 @@ class Task:
                 self._listed[key] = last_touched(row) // _PERIOD_MS
         self.state.load({key: pending.get(key, row) for key, row in rows.items()} if pending else rows)
 
-    def step(self, batch: Batch, now_ms: int) -> list[Output]:
+    def step(self, batch: Batch, now_ms: int) -> list[Said]:
         """Judge the batch at the door, apply it, and return what is to be produced (nothing while rebuilding)."""
         accepted: list[Entry] = []
-        outputs: list[Output] = []
+        outputs: list[Said] = []
         for marker, run in _runs(batch):
             self._enter(run, accepted, outputs, silent=batch.silent)
             if marker is not None:
@@ -235,7 +257,7 @@ class Task:
         """Input and offset from where records must be recalled before the step is over and anything else may happen."""
         return self.state.wants()
 
-    def recall(self, records: Sequence[Record], batch: Batch, now_ms: int) -> list[Output]:
+    def recall(self, records: Sequence[Record], batch: Batch, now_ms: int) -> list[Said]:
         """Go on with the step of `batch` with records read again, the first being the next at or after what it wants.
 
         Returns what is to be produced (nothing while rebuilding).
@@ -244,7 +266,7 @@ class Task:
             item = read(self.stage, record, self._ahead_ms)[1]
             self.state.recall(record.input, record.offset, None if item.__class__ in _NO_EVENTS else item)
         said = self.state.resume(Step(now_ms, not batch.silent, self.watermark, self.counts))
-        return [] if batch.silent else said
+        return [] if batch.silent else list(said)
 
     # -- checkpoint -------------------------------------------------------------------------------------------
 
@@ -334,7 +356,7 @@ class Task:
                     touched.setdefault(period, []).append(key)
         rows.update(changed)
 
-    def _enter(self, run: Sequence[Entry], accepted: list[Entry], outputs: list[Output], *, silent: bool) -> None:
+    def _enter(self, run: Sequence[Entry], accepted: list[Entry], outputs: list[Said], *, silent: bool) -> None:
         """Let in who passes the door, and refuse the others."""
         events = [entry for entry in run if entry.item.__class__ is not Rejected]
         if not self.stage.guarded:
@@ -358,7 +380,7 @@ class Task:
                 late = f"event time {entry.time} is before the watermark {event.watermark}"
                 self._refuse(entry, Rejected("late", late), outputs, silent=silent)
 
-    def _refuse(self, entry: Entry, rejected: Rejected, outputs: list[Output], *, silent: bool) -> None:
+    def _refuse(self, entry: Entry, rejected: Rejected, outputs: list[Said], *, silent: bool) -> None:
         if entry.offset >= self._counted[entry.rank]:
             for tally in tallies_of(entry.record.input.topic, rejected.reason):
                 self._count(tally)
@@ -374,7 +396,7 @@ class Task:
             return events, []
         ids = [e.item.event_id if e.rank == 0 else f"{e.rank}\0{e.item.event_id}" for e in events]
         times = np.fromiter([e.time for e in events], np.int64, len(events))
-        redriven = np.fromiter([is_redriven(e.record) for e in events], np.bool_, len(events))
+        redriven = np.fromiter([e.redriven for e in events], np.bool_, len(events))
         clock = NEVER if self.clock is None else self.clock
         said = self._dedup.judge(
             self._dedup.digests(ids), times, redriven, clock, NEVER if self.watermark is None else self.watermark
@@ -382,8 +404,10 @@ class Task:
         self.clock = said.clock if said.clock != NEVER else None
         self.watermark = said.watermark if said.watermark != NEVER else None
         verdicts: list[int] = said.verdicts.tolist()
-        for rank, time in {e.rank: e.time for e, v in zip(events, verdicts, strict=True) if v == PASSED}.items():
-            self._seen[rank] = time
+        for rank in {e.rank for e in events}:
+            latest_first = zip(reversed(events), reversed(verdicts), strict=True)
+            passed = (e.time for e, verdict in latest_first if verdict == PASSED and e.rank == rank)
+            self._seen[rank] = next(passed, self._seen[rank])
         for place in np.flatnonzero(times < said.watermarks).tolist():
             events[place] = msgspec.structs.replace(events[place], watermark=int(said.watermarks[place]))
         return events, verdicts
@@ -473,6 +497,7 @@ def dead_letter(record: Record, rejected: Rejected) -> Output:
 
 
 _DUPLICATE = Rejected(DUPLICATE, "")
+_headers_of = attrgetter("headers")
 _NO_EVENTS = frozenset({Rejected, TimeMarker})
 _extra_encoder = msgspec.msgpack.Encoder()
 _extra_decoder = msgspec.msgpack.Decoder(_Extra)

@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from schemas.codec import DecodeError
 from streams import kafka
 from streams.errors import CheckpointConflict, Fenced, RecoveryError, StoreUnavailable, TidecastError
-from streams.records import Input, Output, Record, is_marker
+from streams.records import Input, Record, Said, is_marker
 from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
@@ -210,19 +210,11 @@ class Worker:
         self._markers.poll()
         self._rest.wake(self._held.places)
         messages = kafka.take(self._consumer, self._polled, self._rest.wait_s(patience_s))
-        run: list[Record] = []
-        for message in messages:
-            error = message.error()
-            record = kafka.record_of(message, self._prefix) if error is None else None
-            if run and (record is None or record.input is not run[0].input):
+        for run in kafka.runs_of(messages, self._prefix):
+            if isinstance(run, list):
                 self._feed(run)
-                run = []
-            if record is not None:
-                run.append(record)
             else:
-                self._on_error(message, error)
-        if run:
-            self._feed(run)
+                self._on_error(run, run.error())
         if messages:
             hooks.reach("after_decode")
             self._hold_back()
@@ -369,9 +361,9 @@ class Worker:
                         self._drop()
                         raise _Dropped from error
 
-    def _recall(self, task: Task, batch: Batch, now_ms: int) -> list[Output]:
+    def _recall(self, task: Task, batch: Batch, now_ms: int) -> list[Said]:
         """Read the log again for a step that looks back, until it is over."""
-        outputs: list[Output] = []
+        outputs: list[Said] = []
         began = polled = time.monotonic()
         while (wanted := task.wants()) is not None:
             records = self._rereader.read(*wanted)
@@ -431,7 +423,7 @@ class Worker:
         if offsets:
             self._transact(outputs, offsets)
 
-    def _transact(self, outputs: Sequence[Output], offsets: list[TopicPartition]) -> None:
+    def _transact(self, outputs: Sequence[Said], offsets: list[TopicPartition]) -> None:
         """Begin a transaction, after the one before: with its end, what was stepped meanwhile may be worth nothing."""
         self._finish()
         self._transactions.begin(outputs, offsets)

@@ -80,6 +80,10 @@ class DemandStage:
         check_batch(batch, record, self._tasks, self.settings)
         return batch
 
+    def decode_run(self, records: Sequence[Record]) -> None:
+        """Return None: a record is a batch by itself."""
+        return
+
     def time_of(self, item: ActivityBatch) -> int:
         """Return the batch's watermark as its time."""
         return item.watermark or 0

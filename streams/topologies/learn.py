@@ -65,6 +65,10 @@ class LearnStage:
         check_batch(batch, record, self.tasks, self.settings)
         return batch
 
+    def decode_run(self, records: Sequence[Record]) -> None:
+        """Return None: a record is a batch by itself."""
+        return
+
     def time_of(self, item: ExampleBatch) -> int:
         """Return the batch's watermark as its time."""
         return item.watermark or 0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
+from typing import Any
 
-from schemas.codec import DecodeError
+import numpy as np
+from numpy.typing import NDArray
+
+from features.slots import grown, roomy
+from schemas.codec import Catalog, DecodeError
 from schemas.currency import Exchange
 from streams.records import CATALOG, Record
-from streams.topologies.facts import Facts, Market, decode_fact
+from streams.topologies.facts import Facts, decode_fact
 
 Values = tuple[int, int, int, float]
 
@@ -33,36 +38,60 @@ class MarketTable:
     def __init__(self, exchange: Exchange | None = None) -> None:
         self.read = (0, 0)
         self._facts = Facts(exchange)
-        self._known: dict[str, Market] = {}
         self._told = False
+        self._forget()
 
     def take(self, record: Record) -> None:
         """Take a record of either; what cannot be read is nobody's here, for the demand stage buries it."""
         end = record.offset + 1
         self.read = (end, self.read[1]) if record.input.topic == CATALOG else (self.read[0], end)
         try:
-            self._facts.learn(decode_fact(record))
+            fact = decode_fact(record)
         except DecodeError:
             return
+        self._facts.learn(fact)
         self._told = True
-        self._known.clear()
+        if isinstance(fact, Catalog) or fact.product_id is not None:
+            self._until[self._slots.get(fact.product_id, 0)] = 0
+        else:
+            self._until[:] = 0
 
     def of(self, product: str, time: int) -> Values:
         """Return list price, planned price, stock and promotion of a product at `time` (ms), as events bring them."""
+        listed, planned, stock, promotion = self.columns([product], np.array([time])) or ([-1], [-1], [-1], [0.0])
+        return int(listed[0]), int(planned[0]), int(stock[0]), float(promotion[0])
+
+    def columns(self, products: Sequence[str | None], times: NDArray[np.int64]) -> tuple[NDArray[Any], ...] | None:
+        """Return `of` for n products and times, by columns of (n,); None where nothing is known of any product."""
         if not self._told:
-            return UNKNOWN
-        known = self._known.get(product)
-        if known is None or not known.since <= time < known.until:
-            if len(self._known) >= _MOST_KEPT:
-                self._known.clear()
-            known = self._known[product] = self._facts.market(product, time)
+            return None
+        count = len(products)
+        slots = np.fromiter(map(self._slots.get, products, repeat(0)), np.int64, count)
+        fresh = (self._since[slots] <= times) & (times < self._until[slots])
+        values, promotions = self._values[slots], self._promotions[slots]
+        for place in np.flatnonzero(~fresh).tolist():
+            product = products[place]
+            *values[place], promotions[place] = UNKNOWN if product is None else self._look(product, int(times[place]))
+        return values[:, 0], values[:, 1], values[:, 2], promotions
+
+    def _look(self, product: str, time: int) -> Values:
+        """Look a product up, and keep for how long what is found will hold."""
+        if len(self._slots) >= _MOST_KEPT:
+            self._forget()
+        slot = self._slots.setdefault(product, len(self._slots) + 1)
+        if slot >= len(self._since):
+            size = roomy(len(self._since), slot + 1)
+            self._since, self._until = grown(self._since, size), grown(self._until, size)
+            self._values, self._promotions = grown(self._values, size), grown(self._promotions, size)
+        known = self._facts.market(product, time)
+        self._since[slot], self._until[slot] = known.since, known.until
+        *self._values[slot], self._promotions[slot] = known.values
         return known.values
 
-    def columns(self, products: Sequence[str | None], times: Sequence[int]) -> Sequence[Iterable[int | float]]:
-        """Return `of` for many, by columns; of None, as of what is not told of, nothing is known."""
-        if not self._told:
-            return [repeat(value, len(products)) for value in UNKNOWN]
-        pairs = zip(products, times, strict=True)
-        return list(
-            zip(*(UNKNOWN if product is None else self.of(product, time) for product, time in pairs), strict=True)
-        )
+    def _forget(self) -> None:
+        # Slot 0 is that of products without one: it never holds.
+        self._slots: dict[str | None, int] = {}
+        self._since: NDArray[np.int64] = np.zeros(64, np.int64)
+        self._until: NDArray[np.int64] = np.zeros(64, np.int64)
+        self._values: NDArray[np.int64] = np.zeros((64, 3), np.int64)
+        self._promotions: NDArray[np.float64] = np.zeros(64)

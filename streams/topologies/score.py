@@ -20,15 +20,15 @@ from features.engine import ScoreFeatures
 from features.hashing import visitors
 from features.sets import MEMORY_MS
 from models.linear import LinearModel, ModelDataError, prior
-from schemas.codec import Click, DecodeError, Order, decode_click, decode_order
+from schemas.codec import Click, DecodeError, Order, decode_click, decode_clicks, decode_order
 from schemas.internal import (
     CLICK_KINDS,
     ActivityBatch,
-    ActivityRow,
-    CategoryRow,
+    ActivityColumns,
+    CategoryColumns,
     EventKind,
-    Example,
     ExampleBatch,
+    ExampleColumns,
     Outcome,
     encode_activity,
     encode_examples,
@@ -45,8 +45,9 @@ from streams.records import (
     PLAN,
     PREDICTIONS,
     Output,
+    Outputs,
     Record,
-    is_redriven,
+    Said,
 )
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
@@ -62,7 +63,7 @@ __all__ = ["DEMAND_STAGE", "ScoreStage"]
 
 PURCHASE_MODEL = "purchase"
 _MOST_IN_A_MESSAGE = 350
-_T = TypeVar("_T")
+_C = TypeVar("_C", ActivityColumns, CategoryColumns)
 # Plain integers: a member of an enumeration costs its class at every comparison.
 _KINDS = {name: int(kind) for name, kind in CLICK_KINDS.items()}
 _VIEW, _PURCHASE = int(EventKind.VIEW), int(EventKind.PURCHASE)
@@ -100,6 +101,14 @@ class ScoreStage:
         if record.input.topic == CLICKSTREAM:
             return decode_click(record.value, self._limit)
         return decode_order(record.value, self._limit)
+
+    def decode_run(self, records: Sequence[Record]) -> tuple[list[int], list[Click]] | None:
+        """Return event times and clicks of records that hold nothing else, or None."""
+        values = [record.value for record in records if record.value is not None]
+        if records[0].input.topic != CLICKSTREAM or len(values) < len(records):
+            return None
+        clicks = decode_clicks(values, self._limit)
+        return None if clicks is None else ([click.time for click in clicks], clicks)
 
     def time_of(self, item: Click | Order) -> int:
         """Return the event time."""
@@ -157,17 +166,14 @@ class ScoreStage:
 class _Said:
     """What a batch has to say, gathered in order."""
 
-    activity: list[list[ActivityRow]]
-    """By partition of activity, as are the categories."""
-    categories: list[list[CategoryRow]]
+    activity: ActivityColumns = field(default_factory=ActivityColumns)
     events: EventColumns = field(default_factory=EventColumns)
     """Those of known users."""
-    clicks: list[Entry] = field(default_factory=list)
-    """Those to predict."""
     numbers: list[int] = field(default_factory=list)
-    """Of each click the number of its event."""
-    offsets: list[tuple[int, int]] = field(default_factory=list)
-    """Of each click the next offsets of clicks and orders behind it."""
+    """Of those to predict, which are clicks; so are ids and offsets."""
+    event_ids: list[str] = field(default_factory=list)
+    offsets: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
+    """The next offset of clicks, and that of orders, behind each."""
     outcomes: list[Outcome] = field(default_factory=list)
     behind: set[int] = field(default_factory=set)
     """The numbers of events that stand behind the watermark."""
@@ -202,9 +208,9 @@ class _ScoreState(Forward):
         return ()
 
     def missing(self, entries: Sequence[Entry]) -> Sequence[str]:
-        items = [entry.item for entry in entries]
-        keys = [f"u:{user}" for user in self._features.missing_users({item.user_id for item in items})]
-        books = {_book_key(item): None for item in items if item.__class__ is Order}
+        users = {entry.item.user_id for entry in entries}
+        keys = [f"u:{user}" for user in self._features.missing_users(users)]
+        books = {_book_key(entry.item): None for entry in entries if entry.rank}
         return keys + [f"o:{key}" for key in books if key not in self._books]
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
@@ -216,10 +222,9 @@ class _ScoreState(Forward):
     def foreign(self, entries: Sequence[Entry], now_ms: int, *, refresh: bool) -> Mapping[str, Sequence[str]]:
         stale_before = now_ms - self._stage.settings.score.product_staleness_ms if refresh else None
         # Those whose rows a vector will show: what a known user clicked.
-        items = [entry.item for entry in entries]
-        clicks = [item for item in items if item.__class__ is Click and item.user_id is not None]
-        products = {id_ for click in clicks if (id_ := click.product_id) is not None}
-        categories = {id_ for click in clicks if (id_ := click.category_id) is not None}
+        clicks: list[Click] = [entry.item for entry in entries if not entry.rank]
+        products = _named({click.product_id for click in clicks if click.user_id is not None})
+        categories = _named({click.category_id for click in clicks if click.user_id is not None})
         wanted: dict[str, list[str]] = {}
         for kind, asked, absent in (
             ("p", products, self._features.missing_products(products)),
@@ -277,13 +282,13 @@ class _ScoreState(Forward):
 
     # -- the step ---------------------------------------------------------------------------------------------
 
-    def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
-        said = _Said([[] for _ in range(self._tasks)], [[] for _ in range(self._tasks)])
+    def step(self, entries: Sequence[Entry], step: Step) -> list[Said]:
+        said = _Said()
         items = self._converted([entry.item for entry in entries], step)
         people = visitors([item.user_id for item in items])
         # Clicks go by columns, run by run; what stands between them goes by itself.
         begin = 0
-        apart = [n for n, e in enumerate(entries) if e.item.__class__ is Order or is_redriven(e.record)]
+        apart = [n for n, e in enumerate(entries) if e.redriven or e.item.__class__ is Order]
         for place in [*apart, len(entries)]:
             if begin < place:
                 run = slice(begin, place)
@@ -291,11 +296,15 @@ class _ScoreState(Forward):
             if place < len(entries):
                 self._on_one(entries[place], items[place], people[place], said, step)
             begin = place + 1
-        if said.clicks:
-            step.count("clicks_predicted", len(said.clicks))
+        if said.numbers:
+            step.count("clicks_predicted", len(said.numbers))
         columns = said.events
-        # Where no vector is served (order lines, rebuilding), only the product's name counts, not its row.
-        if not step.emit or len(said.clicks) < len(columns):
+        # Where no vector is served (order lines, rebuilding), only the product's name counts: not its row or market.
+        if step.emit:
+            asked, times = _picked(said.numbers, columns.product, columns.time)
+            if (market := self._market.columns(asked, np.array(times, np.int64))) is not None:
+                columns.show_market(said.numbers, market)
+        if not step.emit or len(said.numbers) < len(columns):
             self._features.load_products(dict.fromkeys(self._features.missing_products(columns.product)))
             self._features.load_categories(dict.fromkeys(self._features.missing_categories(columns.category)))
         vectors = self._features.apply(columns)
@@ -327,7 +336,7 @@ class _ScoreState(Forward):
         self._positions[entry.rank] = entry.offset + 1
         self._clock = max(self._clock, item.time)
         number = len(said.events)
-        at = self._clock if is_redriven(entry.record) else item.time
+        at = self._clock if entry.redriven else item.time
         if item.__class__ is Click:
             self._on_clicks([entry], [item], [visitor], said, step, at)
         else:
@@ -359,42 +368,41 @@ class _ScoreState(Forward):
         known = [user is not None for user in users]
         views = [who if kind == _VIEW else 0 for who, kind in zip(people, kinds, strict=True)]
         later = [0] * len(clicks) if at is None else [at if at > time else 0 for time in times]
-        said_of = map(ActivityRow, products, categories, kinds, times, quantities, values, prices, known, later, views)
-        rows = [row for row in said_of if row.product_id is not None]
-        self._spread(rows, (row.product_id for row in rows), said.activity)
-        told = [
-            CategoryRow(category, kind, time, price)
-            for product, category, kind, time, price in zip(products, categories, kinds, times, prices, strict=True)
-            if product is not None and category is not None
+        told: list[Iterable[Any]] = [
+            products,
+            categories,
+            kinds,
+            times,
+            quantities,
+            values,
+            prices,
+            known,
+            later,
+            views,
         ]
-        self._spread(told, (row.category_id for row in told), said.categories)
+        if None in products:
+            bought = [product is not None for product in products]
+            told = [compress(column, bought) for column in told]
+        said.activity.extend(told)
         self._positions[0] = offsets[-1]
         self._clock = max(self._clock, max(times))
 
         columns: list[Iterable[Any]] = [users, kinds, times, products, [click.session_id for click in clicks]]
         columns += [quantities, values, prices, [0] * len(clicks)]
         columns += [[click.country for click in clicks], [click.channel for click in clicks]]
-        columns += [*self._market.columns(products, times), categories]
+        columns += [*(repeat(value, len(clicks)) for value in UNKNOWN), categories]
         number = len(said.events)
         if not all(known):
             step.count("clicks_without_user", known.count(False))
             columns = [compress(column, known) for column in columns]
         said.events.extend(columns)
         if at is None:
-            orders = repeat(self._positions[1])
-            said.clicks.extend(compress(entries, known))
+            said.event_ids.extend(compress([click.event_id for click in clicks], known))
             said.numbers.extend(range(number, len(said.events)))
-            said.offsets.extend(compress(zip(offsets, orders, strict=False), known))
+            said.offsets[0].extend(compress(offsets, known))
+            said.offsets[1].extend(repeat(self._positions[1], len(said.events) - number))
         elif len(said.events) > number:
             step.count("clicks_redriven")
-
-    def _spread(self, rows: Sequence[_T], ids: Iterable[str], parts: list[list[_T]]) -> None:
-        """Put each row to those of the partition of its product or category."""
-        if self._tasks == 1:
-            parts[0].extend(rows)
-        else:
-            for row, id_ in zip(rows, ids, strict=True):
-                parts[activity_partition(id_, self._tasks)].append(row)
 
     def _on_order(self, entry: Entry, order: Order, at: int, said: _Said, step: Step) -> None:
         step.count("orders_applied")
@@ -436,21 +444,10 @@ class _ScoreState(Forward):
         # A product's row takes a purchase back where it was counted: `line.time`. What matched none undoes nothing.
         undo = line.time if kind != EventKind.PURCHASE else 0
         if kind == EventKind.PURCHASE or undo:
-            row = ActivityRow(
-                line.product_id,
-                line.category_id,
-                kind,
-                line.time,
-                sign * line.left,
-                sign * line.value_minor,
-                line.price,
-                order.user_id is not None,
-                at if at > line.time else 0,
-            )
-            said.activity[activity_partition(line.product_id, self._tasks)].append(row)
-            if line.category_id is not None:
-                place = activity_partition(line.category_id, self._tasks)
-                said.categories[place].append(CategoryRow(line.category_id, kind, line.time, line.price))
+            taken = sign * line.left, sign * line.value_minor, line.price, order.user_id is not None
+            later = at if at > line.time else 0
+            row = line.product_id, line.category_id, int(kind), line.time, *taken, later, 0
+            said.activity.extend([one] for one in row)
         if order.user_id is not None:
             of = (order.user_id, kind, order.time, line.product_id, order.session_id)
             said.events.append(
@@ -459,71 +456,99 @@ class _ScoreState(Forward):
 
     # -- what is said -----------------------------------------------------------------------------------------
 
-    def _say(self, vectors: np.ndarray, said: _Said, step: Step) -> list[Output]:
-        outputs: list[Output] = []
-        examples: list[Example] = []
-        if said.clicks:
-            self._predict(vectors, said, step, outputs, examples)
+    def _say(self, vectors: np.ndarray, said: _Said, step: Step) -> list[Said]:
+        outputs: list[Said] = []
+        examples: list[ExampleColumns] = []
+        if said.numbers:
+            examples = self._predict(vectors, said, step, outputs)
         before, moved = self._said_watermark, step.watermark != self._said_watermark
         self._said_watermark = step.watermark
         task = str(self._partition).encode()
-        for partition in range(self._tasks):
-            rows, categories = said.activity[partition], said.categories[partition]
-            if rows or categories or moved:
-                parts = list(zip_longest(_parts(rows), _parts(categories)))
-                for number, (products, named) in enumerate(parts, 1):
+        categories = said.activity.categories()
+        of_products = self._spread(said.activity, said.activity.product_id)
+        of_categories = self._spread(categories, categories.category_id)
+        for partition, (products, named) in enumerate(zip(of_products, of_categories, strict=True)):
+            if len(products) or len(named) or moved:
+                parts = list(zip_longest(_parts(products), _parts(named)))
+                for number, (rows, others) in enumerate(parts, 1):
                     watermark = step.watermark if number == len(parts) else before
-                    batch = ActivityBatch(self._partition, self._tasks, watermark, products or [], named or [])
+                    batch = ActivityBatch(
+                        self._partition, self._tasks, watermark, columns=rows, category_columns=others
+                    )
                     outputs.append(Output(ACTIVITY, task, encode_activity(batch), partition))
         if examples or said.outcomes or moved:
             # All examples stand before the outcomes that may settle them.
-            vectors_of, outcomes_of = _parts(examples), _parts(said.outcomes)
-            told: list[tuple[list[Example], list[Outcome]]] = [(part, []) for part in vectors_of[:-1]]
-            told.append((vectors_of[-1], outcomes_of[0]))
-            told.extend(([], part) for part in outcomes_of[1:])
+            cuts = range(0, max(len(said.outcomes), 1), _MOST_IN_A_MESSAGE)
+            outcomes = [said.outcomes[cut : cut + _MOST_IN_A_MESSAGE] for cut in cuts]
+            told: list[tuple[ExampleColumns | None, list[Outcome]]] = [(part, []) for part in examples[:-1]]
+            told.append((examples[-1] if examples else None, outcomes[0]))
+            told.extend((None, part) for part in outcomes[1:])
             for number, (served, decided) in enumerate(told, 1):
                 watermark = step.watermark if number == len(told) else before
-                learnt = ExampleBatch(self._partition, self._tasks, watermark, self._stage.schema_hash, served, decided)
+                named_by = self._partition, self._tasks, watermark, self._stage.schema_hash
+                learnt = ExampleBatch(*named_by, outcomes=decided, columns=served)
                 outputs.append(Output(EXAMPLES, task, encode_examples(learnt), self._partition))
         return outputs
 
-    def _predict(
-        self, vectors: np.ndarray, said: _Said, step: Step, outputs: list[Output], examples: list[Example]
-    ) -> None:
-        model = self._stage.model
+    def _spread(self, rows: _C, ids: Sequence[str]) -> list[_C]:
+        """Return the rows of each partition of activity: those of its products or categories."""
+        if self._tasks == 1:
+            return [rows]
+        places: list[list[int]] = [[] for _ in range(self._tasks)]
+        for place, id_ in enumerate(ids):
+            places[activity_partition(id_, self._tasks)].append(place)
+        return [rows.pick(some) for some in places]
+
+    def _predict(self, vectors: np.ndarray, said: _Said, step: Step, outputs: list[Said]) -> list[ExampleColumns]:
+        model, horizon_s = self._stage.model, self._stage.settings.score.horizon_s
         chosen = vectors if len(said.numbers) == len(vectors) else vectors[said.numbers]
         chosen = np.ascontiguousarray(chosen, "<f8")
-        clicks: list[Click] = [entry.item for entry in said.clicks]
-        users = [click.user_id or "" for click in clicks]
-        times = [click.time for click in clicks]
-        input_ = said.clicks[0].record.input
-        causes = [f"{input_.topic}-{input_.partition}-{entry.offset}-purchase" for entry in said.clicks]
+        columns = said.events
+        users, times, sessions = _picked(said.numbers, columns.user, columns.time, columns.session)
+        products, categories = _picked(said.numbers, *self._features.versions())
         probabilities = model.predict(chosen).tolist()
-        values = encode_purchases(
-            causes,
-            users,
-            times,
-            step.now_ms,
-            model.name,
-            model.version,
-            self._stage.settings.score.horizon_s,
-            probabilities,
-            [click.event_id for click in clicks],
-            [click.session_id for click in clicks],
-        )
-        outputs.extend(map(Output, repeat(PREDICTIONS), map(str.encode, users), values))
-        rows = map(self._features.product_version, [click.product_id for click in clicks])
-        others = map(self._features.category_version, [click.category_id for click in clicks])
-        served, facts = repeat(f"{model.name}:{model.version}"), repeat(self._market.read)
-        served_as = chosen.view(f"V{chosen.itemsize * chosen.shape[1]}").ravel().tolist()
-        examples.extend(
-            map(Example, causes, users, times, served_as, said.offsets, rows, probabilities, served, facts, others)
-        )
+        cause = f"{CLICKSTREAM}-{self._partition}-"
+        causes = [f"{cause}{offset - 1}-purchase" for offset in said.offsets[0]]
+        of = model.name, model.version, horizon_s
+        values = encode_purchases(causes, users, times, step.now_ms, *of, probabilities, said.event_ids, sessions)
+        outputs.append(Outputs(PREDICTIONS, list(map(str.encode, users)), values))
+        examples = []
+        for start in range(0, len(causes), _MOST_IN_A_MESSAGE):
+            some = slice(start, start + _MOST_IN_A_MESSAGE)
+            part = ExampleColumns(
+                causes[some],
+                users[some],
+                times[some],
+                chosen[some].tobytes(),
+                said.offsets[0][some],
+                said.offsets[1][some],
+                products[some],
+                probabilities[some],
+                f"{model.name}:{model.version}",
+                self._market.read,
+                categories[some],
+            )
+            examples.append(part)
+        return examples
 
 
-def _parts(items: list[_T]) -> list[list[_T]]:
-    """Cut a list into parts that fit a message of a megabyte, however long the names in them; at least one."""
-    return [items[start : start + _MOST_IN_A_MESSAGE] for start in range(0, len(items), _MOST_IN_A_MESSAGE)] or [[]]
+def _picked(places: Sequence[int], *columns: list[Any]) -> Sequence[list[Any]]:
+    """Return what stands at `places`, which rise, of each of `columns`."""
+    if len(places) == len(columns[0]):
+        return columns
+    return [list(map(column.__getitem__, places)) for column in columns]
+
+
+def _parts(rows: _C) -> list[_C]:
+    """Cut rows into parts that fit a message of a megabyte, however long the names in them; at least one."""
+    if len(rows) <= _MOST_IN_A_MESSAGE:
+        return [rows]
+    return [rows.part(start, start + _MOST_IN_A_MESSAGE) for start in range(0, len(rows), _MOST_IN_A_MESSAGE)]
+
+
+def _named(ids: set[str | None]) -> set[str]:
+    ids.discard(None)
+    return ids  # type: ignore[return-value]
 
 
 def _book_key(order: Order) -> str:

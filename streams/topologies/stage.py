@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from streams.records import Input, Output, Record
+from streams.records import Input, Record, Said
 from streams.runtime.checkpoint import Rows
 from streams.runtime.merge import Entry
 
@@ -67,7 +67,7 @@ class State(Protocol):
         """Take rows of another task."""
         ...
 
-    def step(self, entries: Sequence[Entry], step: Step) -> list[Output]:
+    def step(self, entries: Sequence[Entry], step: Step) -> Sequence[Said]:
         """Apply accepted entries in order; return what is to be said (ignored unless `step.emit`)."""
         ...
 
@@ -119,7 +119,7 @@ class State(Protocol):
         """Take what stands at or after the offset that was wanted; `item` is None if it cannot be decoded."""
         ...
 
-    def resume(self, step: Step) -> list[Output]:
+    def resume(self, step: Step) -> Sequence[Said]:
         """Go on with a step that wanted something, as far as what was recalled allows; return what is to be said."""
         ...
 
@@ -147,7 +147,7 @@ class Forward:
         """Raise: nothing was wanted."""
         raise AssertionError(f"{input_} offset {offset} was recalled, but nothing was wanted")
 
-    def resume(self, step: Step) -> list[Output]:
+    def resume(self, step: Step) -> Sequence[Said]:
         """Return nothing: a step is over at once."""
         return []
 
@@ -212,6 +212,10 @@ class Stage(Protocol):
 
     def decode(self, record: Record) -> object:
         """Return the item in a record. Raises schemas.codec.DecodeError."""
+        ...
+
+    def decode_run(self, records: Sequence[Record]) -> tuple[list[int], Sequence[object]] | None:
+        """Return times (ms) and items of records of one input, in less time; None where they must go one by one."""
         ...
 
     def time_of(self, item: Any) -> int:

@@ -36,6 +36,9 @@ class TallyStage:
             raise DecodeError("undecodable", "no value")
         return decode_click(record.value) if record.input.topic == CLICKSTREAM else decode_order(record.value)
 
+    def decode_run(self, records: Sequence[Record]) -> None:
+        return None
+
     def time_of(self, item: Click | Order) -> int:
         return item.time
 
