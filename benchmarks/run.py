@@ -25,7 +25,7 @@ from benchmarks.peers.environments import PEERS, python_of
 from benchmarks.report import UNITS, VARIED_USERS, describe, number, page, save, table
 from benchmarks.restart import restart
 from benchmarks.servers import Servers, servers
-from benchmarks.workload import Workload, create_topics, preload
+from benchmarks.workload import Workload, create_topics, preload, write_catalog
 from streams.settings import Settings
 from streams.topics import create
 
@@ -84,6 +84,7 @@ def _vary(running: Servers, work: Workload, rates: dict[str, list[float]], repea
     for repeat in range(repeats):
         prefix = f"bench-latency{repeat}-"
         create(_settings(running, prefix, 1))
+        write_catalog(running.bootstrap, prefix, work)
         half = int(statistics.median(rates["score/wall"]) / 2)
         _note(rates, latency(running, prefix, half, _LATENCY_S), f"repeat {repeat + 1} of {repeats}")
     with tempfile.TemporaryDirectory() as kernels:

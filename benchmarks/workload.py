@@ -42,7 +42,7 @@ def create_topics(bootstrap: str, prefix: str, names: Iterable[str]) -> None:
 
 
 def preload(bootstrap: str, prefix: str, work: Workload, copied: int) -> None:
-    """Write the clicks to `<prefix>clickstream` and close clicks and orders with end markers.
+    """Write the catalog, the clicks to `<prefix>clickstream`, and close clicks and orders with end markers.
 
     The first `copied` of them go to `<prefix>clicks` too, which holds nothing else.
     """
@@ -51,9 +51,8 @@ def preload(bootstrap: str, prefix: str, work: Workload, copied: int) -> None:
     products = zipf(chance, work.products, work.events).tolist()
     kinds = chance.choice(len(KINDS), work.events, p=[0.85, 0.08, 0.04, 0.03]).tolist()
     times = (START_MS + np.cumsum(chance.integers(0, 200, work.events))).tolist()
-    producer = Producer(
-        {"bootstrap.servers": bootstrap, "linger.ms": 50, "log_level": 2, "partitioner": "murmur2_random"}
-    )
+    write_catalog(bootstrap, prefix, work)
+    producer = _producer(bootstrap)
     for number in range(work.events):
         user = f"u{users[number]}"
         value = orjson.dumps(
@@ -78,6 +77,28 @@ def preload(bootstrap: str, prefix: str, work: Workload, copied: int) -> None:
             producer.produce(prefix + topic, marker, partition=partition, headers=[("tidecast-marker", b"end")])
     if producer.flush(60):
         raise RuntimeError("the workload could not be written; is the broker up?")
+
+
+def write_catalog(bootstrap: str, prefix: str, work: Workload) -> None:
+    """Write price and stock of every product to `<prefix>catalog`."""
+    producer = _producer(bootstrap)
+    for product in range(work.products):
+        entry = {
+            "event_id": f"k{product}",
+            "product_id": f"p{product}",
+            "time": START_MS,
+            "category_id": f"c{product % CATEGORIES}",
+            "unit_price": 500 + product % 4_000,
+            "currency": "EUR",
+            "stock": product % 50,
+        }
+        _produce(producer, prefix + "catalog", f"p{product}", orjson.dumps(entry))
+    if producer.flush(60):
+        raise RuntimeError("the catalog could not be written; is the broker up?")
+
+
+def _producer(bootstrap: str) -> Producer:
+    return Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "log_level": 2, "partitioner": "murmur2_random"})
 
 
 def _produce(producer: Producer, topic: str, key: str, value: bytes) -> None:

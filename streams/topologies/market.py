@@ -35,6 +35,12 @@ class MarketTable:
     ((-1, -1, -1, 0.0), (999, -1, -1, 0.0), (7, 0))
     """
 
+    _slots: dict[str | None, int]
+    _since: NDArray[np.int64]
+    _until: NDArray[np.int64]
+    _values: NDArray[np.int64]
+    _promotions: NDArray[np.float64]
+
     def __init__(self, exchange: Exchange | None = None) -> None:
         self.read = (0, 0)
         self._facts = Facts(exchange)
@@ -71,7 +77,8 @@ class MarketTable:
         values, promotions = self._values[slots], self._promotions[slots]
         for place in np.flatnonzero(~fresh).tolist():
             product = products[place]
-            *values[place], promotions[place] = UNKNOWN if product is None else self._look(product, int(times[place]))
+            found = UNKNOWN if product is None else self._look(product, int(times[place]))
+            values[place], promotions[place] = found[:3], found[3]
         return values[:, 0], values[:, 1], values[:, 2], promotions
 
     def _look(self, product: str, time: int) -> Values:
@@ -85,13 +92,11 @@ class MarketTable:
             self._values, self._promotions = grown(self._values, size), grown(self._promotions, size)
         known = self._facts.market(product, time)
         self._since[slot], self._until[slot] = known.since, known.until
-        *self._values[slot], self._promotions[slot] = known.values
+        self._values[slot], self._promotions[slot] = known.values[:3], known.values[3]
         return known.values
 
     def _forget(self) -> None:
         # Slot 0 is that of products without one: it never holds.
-        self._slots: dict[str | None, int] = {}
-        self._since: NDArray[np.int64] = np.zeros(64, np.int64)
-        self._until: NDArray[np.int64] = np.zeros(64, np.int64)
-        self._values: NDArray[np.int64] = np.zeros((64, 3), np.int64)
-        self._promotions: NDArray[np.float64] = np.zeros(64)
+        self._slots = {}
+        self._since, self._until = np.zeros(64, np.int64), np.zeros(64, np.int64)
+        self._values, self._promotions = np.zeros((64, 3), np.int64), np.zeros(64)
