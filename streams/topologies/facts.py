@@ -60,6 +60,9 @@ class ValidFrom(Generic[T]):
         entries = self._entries.get(key)
         if entries is None:
             return None, 0, self.FOREVER
+        newest, _, value = entries[-1]
+        if newest <= time:
+            return value, newest, self.FOREVER
         index = bisect_right(entries, time, key=_time_of)
         until = entries[index][0] if index < len(entries) else self.FOREVER
         return (entries[index - 1][2], entries[index - 1][0], until) if index else (None, 0, until)
