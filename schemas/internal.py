@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import msgspec
 from msgspec import Meta
 
+from schemas.vectors import unpack_vectors
 from schemas.wire import MAX_INT, MAX_TEXT, TIME_END, DecodeError, decoded
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
@@ -195,7 +196,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ExampleColumns(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """Many `Example` of one model: `vectors` are theirs, one behind the other, `clicks` and `orders` their offsets."""
+    """Many `Example` of one model: `vectors` are packed (`schemas.vectors`), `clicks` and `orders` their offsets."""
 
     id: list[str]
     user: list[Text]
@@ -212,10 +213,7 @@ class ExampleColumns(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def rows(self) -> list[Example]:
         """Return them as rows. Raises ValueError where one column is shorter than another."""
         count = len(self.id)
-        width, rest = divmod(len(self.vectors), count) if count else (0, len(self.vectors))
-        if rest:
-            raise ValueError(f"{len(self.vectors)} bytes of vectors for {count} examples")
-        vectors = [self.vectors[place * width : (place + 1) * width] for place in range(count)]
+        vectors = list(map(bytes, unpack_vectors(self.vectors).astype("<f8", copy=False)))
         offsets = zip(self.clicks, self.orders, strict=True)
         models, facts = [self.model] * count, [self.facts] * count
         columns = (self.id, self.user, self.as_of, vectors, list(offsets), self.product_version, self.probability)

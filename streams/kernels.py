@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from models import kernels
+from schemas.vectors import pack_vectors
 from streams.runtime.dedup import NEVER, Dedup
 
 __all__ = ["load"]
@@ -18,6 +19,7 @@ def load(role: str) -> None:
     if role == "score":
         kernels.warm_up_scoring()
         _warm_up_door()
+        _warm_up_examples()
     else:
         kernels.warm_up_demand()
 
@@ -28,6 +30,11 @@ def _warm_up_door() -> None:
     door.judge(door.digests(ids), np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_), NEVER, NEVER)
 
 
+def _warm_up_examples() -> None:
+    pack_vectors(np.zeros((1, 1)))
+
+
 if __name__ == "__main__":
     kernels.warm_up()
     _warm_up_door()
+    _warm_up_examples()

@@ -83,14 +83,15 @@ class RedisStore:
 
     def read(self, task: str, keys: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
         """Return header and rows by one MGET, which Redis runs atomically."""
-        names = [self._name(task, HEADER_KEY), *(self._name(task, key) for key in keys)]
+        start = self._name(task, "")
+        names = [start + HEADER_KEY, *[start + key for key in keys]]
         values = self._answer(lambda: self._client.mget(names))
         return values[0], values[1:]
 
     def checkpoint(self, task: str, checkpoint: Checkpoint) -> None:
         """Compare the header, then write rows and header in one MULTI/EXEC."""
-        header = self._name(task, HEADER_KEY)
-        changed = {self._name(task, key): row for key, row in checkpoint.rows.items() if row is not None}
+        header, start = self._name(task, HEADER_KEY), self._name(task, "")
+        changed = {start + key: row for key, row in checkpoint.rows.items() if row is not None}
         removed = [self._name(task, key) for key, row in checkpoint.rows.items() if row is None]
         touched = {self._name(task, f"x:{period}"): keys for period, keys in checkpoint.touched.items()}
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +86,7 @@ def _time_and_id(entry: tuple[int, str, Any]) -> tuple[int, str]:
     return entry[:2]
 
 
-@dataclass(frozen=True, slots=True)
-class Market:
+class Market(NamedTuple):
     """What catalog and plan say of a product, for all times [since, until) (UTC ms).
 
     `values` are `list_minor`, `plan_minor`, `stock` and `promotion` of `features.columns.EventColumns`.

@@ -13,12 +13,13 @@ from features.slots import grown, roomy
 from schemas.codec import Catalog, DecodeError
 from schemas.currency import Exchange
 from streams.records import CATALOG, Record
-from streams.topologies.facts import Facts, decode_fact
+from streams.topologies.facts import Facts, Market, decode_fact
 
 Values = tuple[int, int, int, float]
 
 UNKNOWN: Values = (-1, -1, -1, 0.0)
 """What is said of a product of which nothing is known."""
+_NOTHING = Market(0, 0, UNKNOWN)
 _MOST_KEPT = 100_000
 
 
@@ -75,28 +76,32 @@ class MarketTable:
         slots = np.fromiter(map(self._slots.get, products, repeat(0)), np.int64, count)
         fresh = (self._since[slots] <= times) & (times < self._until[slots])
         values, promotions = self._values[slots], self._promotions[slots]
-        for place in np.flatnonzero(~fresh).tolist():
-            product = products[place]
-            found = UNKNOWN if product is None else self._look(product, int(times[place]))
-            values[place], promotions[place] = found[:3], found[3]
+        stale = np.flatnonzero(~fresh)
+        if len(stale):
+            told = self._look([products[place] for place in stale.tolist()], times[stale].tolist())
+            values[stale], promotions[stale] = told[:, :3], told[:, 3]
         return values[:, 0], values[:, 1], values[:, 2], promotions
 
-    def _look(self, product: str, time: int) -> Values:
-        """Look a product up, and keep for how long what is found will hold."""
-        if len(self._slots) >= _MOST_KEPT:
+    def _look(self, products: Sequence[str | None], times: Sequence[int]) -> NDArray[np.float64]:
+        """Look products up, and keep for how long what is found will hold; return the values (n, 4)."""
+        if len(self._slots) + len(products) > _MOST_KEPT:
             self._forget()
-        slot = self._slots.setdefault(product, len(self._slots) + 1)
-        if slot >= len(self._since):
-            size = roomy(len(self._since), slot + 1)
+        found = [
+            self._facts.market(product, time) if product is not None else _NOTHING
+            for product, time in zip(products, times, strict=True)
+        ]
+        # Slot 0 is that of events without a product, and of products that were not looked up: nothing holds there.
+        slots = [self._slots.setdefault(id_, len(self._slots) + 1) if id_ is not None else 0 for id_ in products]
+        if len(self._slots) >= len(self._since):
+            size = roomy(len(self._since), len(self._slots) + 1)
             self._since, self._until = grown(self._since, size), grown(self._until, size)
             self._values, self._promotions = grown(self._values, size), grown(self._promotions, size)
-        known = self._facts.market(product, time)
-        self._since[slot], self._until[slot] = known.since, known.until
-        self._values[slot], self._promotions[slot] = known.values[:3], known.values[3]
-        return known.values
+        self._since[slots], self._until[slots] = [one.since for one in found], [one.until for one in found]
+        told = np.array([one.values for one in found], np.float64)
+        self._values[slots], self._promotions[slots] = told[:, :3], told[:, 3]
+        return told
 
     def _forget(self) -> None:
-        # Slot 0 is that of products without one: it never holds.
         self._slots = {}
         self._since, self._until = np.zeros(64, np.int64), np.zeros(64, np.int64)
         self._values, self._promotions = np.zeros((64, 3), np.int64), np.zeros(64)

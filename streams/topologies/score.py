@@ -34,6 +34,7 @@ from schemas.internal import (
     encode_examples,
 )
 from schemas.outputs import decode_announcement, encode_purchases
+from schemas.vectors import pack_vectors
 from streams.records import (
     ACTIVITY,
     CATALOG,
@@ -502,7 +503,6 @@ class _ScoreState(Forward):
     def _predict(self, vectors: np.ndarray, said: _Said, step: Step, outputs: list[Said]) -> list[ExampleColumns]:
         model, horizon_s = self._stage.model, self._stage.settings.score.horizon_s
         chosen = vectors if len(said.numbers) == len(vectors) else vectors[said.numbers]
-        chosen = np.ascontiguousarray(chosen, "<f8")
         columns = said.events
         users, times, sessions = _picked(said.numbers, columns.user, columns.time, columns.session)
         products, categories = _picked(said.numbers, *self._features.versions())
@@ -519,7 +519,7 @@ class _ScoreState(Forward):
                 causes[some],
                 users[some],
                 times[some],
-                chosen[some].tobytes(),
+                pack_vectors(chosen[some]),
                 said.offsets[0][some],
                 said.offsets[1][some],
                 products[some],

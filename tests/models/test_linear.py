@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.linear import _LOGS, LOWEST_PROBABILITY, LinearModel, ModelDataError, prior
-from models.scaling import signed_log
+from models.linear import LOWEST_PROBABILITY, LinearModel, ModelDataError, prior
+from models.scaling import finite_logs
 
 FEATURES = tuple(f"f{n}" for n in range(48))
 
@@ -113,6 +113,23 @@ def test_missing_parameters_and_foreign_vectors_are_refused() -> None:
         random_model().predict(np.zeros((3, 47)))
 
 
-def test_the_logarithms_that_are_looked_up_are_those_that_are_computed() -> None:
-    """Every count of the table has the very bits of `signed_log`."""
-    assert [signed_log(float(count)) for count in range(len(_LOGS))] == _LOGS.tolist()
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 10**6).map(float), max_size=20))
+@settings(deadline=None)
+def test_signed_logarithms_are_those_of_the_library(values: list[float]) -> None:
+    """Within a few units in the last place, relative to 1, for whatever number; and odd."""
+    vector = np.array(values)
+    found, turned = finite_logs(vector), finite_logs(-vector)
+    assert found is not None
+    assert turned is not None
+    truth = np.copysign(np.log1p(np.abs(vector)), vector)
+    assert (np.abs(found - truth) <= 5e-16 * np.maximum(1.0, np.abs(truth))).all()
+    assert (found == -turned).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 8, 86])
+def test_a_value_has_one_logarithm_wherever_it_stands(width: int) -> None:
+    """However many go through at once, the bits are the same."""
+    values = vectors(1)[0, :1].repeat(width) + 0.1
+    found = finite_logs(values)
+    assert found is not None
+    assert {*found.view(np.int64).tolist()} == {*np.array(finite_logs(values[:1])).view(np.int64).tolist()}
