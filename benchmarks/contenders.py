@@ -26,6 +26,8 @@ from streams.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 180
+# Each look costs the worker a third of a millisecond.
+_LOOK_S = 0.1
 SCORE = (sys.executable, "-m", "streams.cli", "run", "--role", "score")
 """The shipped score role."""
 
@@ -188,7 +190,7 @@ def _at(running: _Running, done: Callable[[_Tasks], bool]) -> _Tasks:
         each = [tasks_of(port) for _, port in running]
         if done(each):
             return each
-        time.sleep(0.05)
+        time.sleep(_LOOK_S)
 
 
 def tasks_of(port: int) -> list[dict[str, Any]]:

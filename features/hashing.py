@@ -75,6 +75,8 @@ def hash_texts(texts: Sequence[str | None]) -> NDArray[np.int64]:
     >>> bool(a == b != 0), int(none)
     (True, 0)
     """
+    if not any(texts):
+        return np.zeros(len(texts), np.int64)
     out = np.empty(len(texts), np.int64)
     plain = [text or "" for text in texts]
     joined = "".join(plain)

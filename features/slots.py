@@ -38,7 +38,7 @@ class SlotMap:
 
     def missing(self, keys: Iterable[str | None]) -> list[str]:
         """Return the keys that own no slot, each once, sorted; None never does, and needs none."""
-        lost = set(keys).difference(self.of)
+        lost = (keys if isinstance(keys, set) else set(keys)).difference(self.of)
         return sorted(key for key in lost if key is not None) if lost else []
 
     def place(self, keys: Iterable[str]) -> Slots:

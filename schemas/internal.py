@@ -128,9 +128,10 @@ class ActivityColumns(_Columns, gc=False, array_like=True):
 
     def categories(self) -> CategoryColumns:
         """Return what those that name a category did to it."""
-        if None in self.category_id:
+        named = [id_ for id_ in self.category_id if id_ is not None]
+        if len(named) < len(self):
             return self.pick([n for n, category in enumerate(self.category_id) if category is not None]).categories()
-        return CategoryColumns([id_ for id_ in self.category_id if id_ is not None], self.kind, self.time, self.price)
+        return CategoryColumns(named, self.kind, self.time, self.price)
 
 
 class CategoryColumns(_Columns, gc=False, array_like=True):

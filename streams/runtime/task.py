@@ -23,7 +23,7 @@ from streams.runtime.dedup import NEVER, PASSED, REPEATED, Dedup
 from streams.runtime.merge import Entry, Merge
 from streams.runtime.refusals import DUPLICATE, tallies_of
 from streams.settings import TimeSettings
-from streams.store import last_touched
+from streams.store import all_last_touched, last_touched
 from streams.topologies.stage import Rejected, Stage, Step, TimeMarker
 
 # Rows are listed for expiry by the day they were last touched in.
@@ -347,13 +347,15 @@ class Task:
         """Take what changed since the last time to the rows that wait to be written."""
         rows, touched = self._unwritten
         changed = self.state.drain()
-        for key, row in changed.items():
-            if row is not None and key.startswith(self.stage.expiring):
-                period = last_touched(row) // _PERIOD_MS
-                if self._listed.get(key, -1) < period:
-                    self._listed[key] = period
-                    self._periods.add(period)
-                    touched.setdefault(period, []).append(key)
+        expiring = [
+            (key, row) for key, row in changed.items() if row is not None and key.startswith(self.stage.expiring)
+        ]
+        stamps = all_last_touched([row for _, row in expiring]) // _PERIOD_MS
+        for (key, _), period in zip(expiring, stamps.tolist(), strict=True):
+            if self._listed.get(key, -1) < period:
+                self._listed[key] = period
+                self._periods.add(period)
+                touched.setdefault(period, []).append(key)
         rows.update(changed)
 
     def _enter(self, run: Sequence[Entry], accepted: list[Entry], outputs: list[Said], *, silent: bool) -> None:

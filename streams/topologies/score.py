@@ -381,9 +381,9 @@ class _ScoreState(Forward):
             later,
             views,
         ]
-        if None in products:
-            bought = [product is not None for product in products]
-            told = [compress(column, bought) for column in told]
+        if not all(products):
+            named = [product is not None for product in products]
+            told = [compress(column, named) for column in told]
         said.activity.extend(told)
         self._positions[0] = offsets[-1]
         self._clock = max(self._clock, max(times))
@@ -398,7 +398,7 @@ class _ScoreState(Forward):
             columns = [compress(column, known) for column in columns]
         said.events.extend(columns)
         if at is None:
-            said.event_ids.extend(compress([click.event_id for click in clicks], known))
+            said.event_ids.extend([click.event_id for click in clicks if click.user_id is not None])
             said.numbers.extend(range(number, len(said.events)))
             said.offsets[0].extend(compress(offsets, known))
             said.offsets[1].extend(repeat(self._positions[1], len(said.events) - number))
