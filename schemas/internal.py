@@ -214,7 +214,7 @@ class ExampleColumns(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def rows(self) -> list[Example]:
         """Return them as rows. Raises ValueError where one column is shorter than another."""
         count = len(self.id)
-        vectors = list(map(bytes, unpack_vectors(self.vectors).astype("<f8", copy=False)))
+        vectors = list(map(bytes, unpack_vectors(self.vectors, count).astype("<f8", copy=False)))
         offsets = zip(self.clicks, self.orders, strict=True)
         models, facts = [self.model] * count, [self.facts] * count
         columns = (self.id, self.user, self.as_of, vectors, list(offsets), self.product_version, self.probability)

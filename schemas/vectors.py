@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 _HEAD = struct.Struct("<II")
 _ONE, _BYTE, _SINGLE, _DOUBLE = range(4)
 _NEGATIVE_ZERO = np.int64(-(1 << 63))
-_MOST = 1 << 20
 
 
 def pack_vectors(vectors: NDArray[np.float64]) -> bytes:
@@ -30,7 +29,7 @@ def pack_vectors(vectors: NDArray[np.float64]) -> bytes:
 
     >>> vectors = np.array([[0.0, 3.0, 0.5], [0.0, 200.0, 0.1]])
     >>> packed = pack_vectors(vectors)
-    >>> len(packed), unpack_vectors(packed).tolist()
+    >>> len(packed), unpack_vectors(packed, 2).tolist()
     (37, [[0.0, 3.0, 0.5], [0.0, 200.0, 0.1]])
     """
     rows = np.ascontiguousarray(vectors, "<f8")
@@ -42,16 +41,20 @@ def pack_vectors(vectors: NDArray[np.float64]) -> bytes:
     return b"".join([_HEAD.pack(count, width), forms.tobytes(), *parts])
 
 
-def unpack_vectors(data: bytes) -> NDArray[np.float64]:
-    """Return the vectors (n, F) in what `pack_vectors` wrote, to the bit. Raises ValueError for anything else."""
+def unpack_vectors(data: bytes, count: int) -> NDArray[np.float64]:
+    """Return the `count` vectors (n, F) in what `pack_vectors` wrote, to the bit.
+
+    Raises ValueError for anything else, before there is room for it: columns that stand still are short whatever n.
+    """
     if len(data) < _HEAD.size:
         raise ValueError(f"vectors of {len(data)} bytes have no head")
-    count, width = _HEAD.unpack_from(data)
-    if max(count, width) > _MOST or len(data) < _HEAD.size + width:
-        raise ValueError(f"{count} vectors of {width} features do not fit in {len(data)} bytes")
+    told, width = _HEAD.unpack_from(data)
+    if told != count or len(data) < _HEAD.size + width:
+        raise ValueError(f"{told} vectors of {width} features in {len(data)} bytes, {count} vectors expected")
     forms = np.frombuffer(data, np.uint8, width, _HEAD.size)
     many = {form: int(np.count_nonzero(forms == form)) for form in range(4)}
-    wide = many[_ONE] + count * many[_DOUBLE]
+    one = min(count, 1)
+    wide = one * many[_ONE] + count * many[_DOUBLE]
     needed = _HEAD.size + width + 8 * wide + count * (4 * many[_SINGLE] + many[_BYTE])
     if sum(many.values()) < width or needed != len(data):
         raise ValueError(f"{count} vectors of {width} features in {len(data)} bytes: {needed} expected")
@@ -63,10 +66,11 @@ def unpack_vectors(data: bytes) -> NDArray[np.float64]:
         columns = np.frombuffer(data, dtype, count * many[form], start)
         out[:, forms == form] = columns.reshape(many[form], count).T
     values = np.frombuffer(data, "<f8", wide, wide_at)
-    lengths = np.where(forms == _ONE, 1, np.where(forms == _DOUBLE, count, 0))
+    lengths = np.where(forms == _ONE, one, np.where(forms == _DOUBLE, count, 0))
     starts = np.cumsum(lengths) - lengths
-    out[:, forms == _ONE] = values[starts[forms == _ONE]] if count else 0.0
-    out[:, forms == _DOUBLE] = values[starts[forms == _DOUBLE] + np.arange(count)[:, None]]
+    if count:
+        out[:, forms == _ONE] = values[starts[forms == _ONE]]
+        out[:, forms == _DOUBLE] = values[starts[forms == _DOUBLE] + np.arange(count)[:, None]]
     return out
 
 
@@ -97,8 +101,9 @@ def _pack(
     for c in range(width):
         if same[c]:
             forms[c], starts[c] = _ONE, wides
-            wide[wides] = rows[0, c] if count else 0.0
-            wides += 1
+            if count:
+                wide[wides] = rows[0, c]
+                wides += 1
         elif byte[c]:
             forms[c], starts[c] = _BYTE, narrows
             narrows += count

@@ -63,6 +63,56 @@ def test_codec_and_contract_agree(kind: str) -> None:
     law()
 
 
+_usual = near.clicks().filter(lambda data: b"\n" not in data)
+_split = st.tuples(_usual, _usual, st.integers(0, 400)).map(
+    lambda told: [told[0][: told[2]], told[0][told[2] :] + told[1]]
+)
+_torn = st.lists(
+    st.binary(max_size=8) | st.sampled_from([b"{", b"}", b"}\n{", b'{"a":"', b'"}', b" ", b""]), max_size=3
+)
+
+
+@settings(LAW, max_examples=EXAMPLES)
+@given(
+    st.lists(near.clicks() | near.mutated(near.clicks()) | st.just(b"{}"), max_size=5) | _split | _torn, st.randoms()
+)
+def test_clicks_decoded_together_are_those_decoded_alone(values: list[bytes], random: Any) -> None:
+    """Where it gives an answer, it is the answer: no record is made whole, or broken, by its neighbours."""
+    random.shuffle(values)
+    together = codec.decode_clicks(values)
+    if together is not None:
+        assert plain(together) == [outcome(codec.decode_click, value) for value in values]
+
+
+@settings(LAW, max_examples=EXAMPLES)
+@given(
+    st.lists(_usual.filter(lambda data: outcome(codec.decode_click, data).__class__ is dict), min_size=1, max_size=4)
+)
+def test_good_clicks_are_decoded_together(values: list[bytes]) -> None:
+    """Unless they end lines, or hold what only a reading of the whole object can judge."""
+    usual = [value for value in values if value[:1] == b"{" and value[-1:] == b"}" and b"\\u0000" not in value]
+    if usual and codec.decode_clicks(usual) is None:
+        keys = [[key for key, _ in json.loads(value, object_pairs_hook=list)] for value in usual]
+        assert any(len({*found}) < len(found) for found in keys), usual
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [b'{"event_id": "a", "type": "search",', b'"time": 5}'],
+        [b'{"event_id": "a", "type": "search",', b'"time": 5}\n{"event_id": "b", "type": "search", "time": 5}'],
+        [b'{"event_id": "a', b'", "type": "search", "time": 5}'],
+        [b'{"event_id": "a", "type": "search", "time": 5}{"event_id": "b", "type": "search", "time": 5}', b""],
+        [b'{"event_id": "a", "type": "search", "time": 5}{"event_id": "b", "type": "search", "time": 5}', b"{}"],
+        [b'{"event_id": "a", "type": "search", "x": {}', b'{"time": 5}}'],
+        [],
+    ],
+)
+def test_records_that_would_make_each_other_whole_are_not(values: list[bytes]) -> None:
+    """Together they are good JSON; each is for itself."""
+    assert codec.decode_clicks(values) is None
+
+
 @settings(LAW, max_examples=EXAMPLES)
 @given(
     near.mutated(near.clicks())

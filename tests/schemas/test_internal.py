@@ -6,12 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import internal
-from schemas.internal import ActivityBatch, ActivityRow, CategoryRow, EventKind, Example, ExampleBatch, Outcome
+from schemas.internal import (
+    ActivityBatch,
+    ActivityColumns,
+    ActivityRow,
+    CategoryColumns,
+    CategoryRow,
+    EventKind,
+    Example,
+    ExampleBatch,
+    ExampleColumns,
+    Outcome,
+)
+from schemas.vectors import pack_vectors
 from schemas.wire import MAX_INT, TIME_END, DecodeError
 from tests.schemas.strategies import LAW
 
@@ -69,6 +82,75 @@ def test_any_other_bytes_are_refused_with_a_reason(decode: Callable[[bytes], Any
     law()
     with pytest.raises(DecodeError, match="undecodable"):
         decode(b"\x81\xa1x" + b"\x91" * 100_000)
+
+
+@LAW
+@given(st.lists(_rows, max_size=6), st.lists(_categories, max_size=4), st.lists(_rows, max_size=2))
+def test_columns_are_read_as_rows(
+    rows: list[ActivityRow], categories: list[CategoryRow], others: list[ActivityRow]
+) -> None:
+    """Whatever is told in columns stands behind what is told in rows."""
+    columns = _transposed(ActivityColumns(), rows)
+    named = _transposed(CategoryColumns(), categories)
+    batch = ActivityBatch(0, 1, None, others, [], columns, named)
+    assert internal.decode_activity(internal.encode_activity(batch)) == ActivityBatch(
+        0, 1, None, others + rows, categories
+    )
+    told = [CategoryRow(row.category_id, row.kind, row.time, row.price) for row in rows if row.category_id is not None]
+    assert columns.categories().rows() == told
+    assert columns.part(1, 3).rows() == rows[1:3]
+
+
+@LAW
+@given(st.lists(_examples, min_size=1, max_size=4), st.lists(st.lists(st.floats(), min_size=3, max_size=3), min_size=4))
+def test_examples_in_columns_are_read_as_rows(rows: list[Example], values: list[list[float]]) -> None:
+    """Each with its own vector, to the bit; those of one message share model and facts."""
+    vectors = np.array(values[: len(rows)])
+    first = rows[0]
+    rows = [
+        msgspec.structs.replace(row, vector=vector.tobytes(), model=first.model, facts=first.facts)
+        for row, vector in zip(rows, vectors, strict=True)
+    ]
+    columns = _example_columns(rows, pack_vectors(vectors))
+    batch = ExampleBatch(0, 1, None, "h", columns=columns)
+    assert internal.decode_examples(internal.encode_examples(batch)) == ExampleBatch(0, 1, None, "h", rows, [])
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    """Nobody can tell which row lacks what."""
+    columns = _transposed(ActivityColumns(), [ROW, ROW])
+    columns.price.pop()
+    with pytest.raises(DecodeError, match=r"invalid: columns of \[1, 2\] rows"):
+        internal.decode_activity(internal.encode_activity(ActivityBatch(0, 1, None, columns=columns)))
+    for damaged in (
+        _example_columns([EXAMPLE, EXAMPLE], pack_vectors(np.zeros((3, 2)))),
+        _example_columns([EXAMPLE], pack_vectors(np.zeros((1, 2)))[:-1]),
+        msgspec.structs.replace(_example_columns([EXAMPLE], pack_vectors(np.zeros((1, 2)))), orders=[]),
+    ):
+        with pytest.raises(DecodeError, match="invalid"):
+            internal.decode_examples(internal.encode_examples(ExampleBatch(0, 1, None, "h", columns=damaged)))
+
+
+def _transposed(columns: Any, rows: list[Any]) -> Any:
+    for row in rows:
+        columns.extend([value] for value in msgspec.structs.astuple(row))
+    return columns
+
+
+def _example_columns(rows: list[Example], vectors: bytes) -> ExampleColumns:
+    return ExampleColumns(
+        [row.id for row in rows],
+        [row.user for row in rows],
+        [row.as_of for row in rows],
+        vectors,
+        [row.offsets[0] for row in rows],
+        [row.offsets[1] for row in rows],
+        [row.product_version for row in rows],
+        [row.probability for row in rows],
+        rows[0].model,
+        rows[0].facts,
+        [row.category_version for row in rows],
+    )
 
 
 ROW = ActivityRow("p", None, 0, 5, 1, 0, -1, True)
