@@ -61,9 +61,9 @@ def visitors(users: Sequence[str | None]) -> list[int]:
     >>> a == b > 0 == none
     True
     """
-    hashes = (hash_texts(users) >> 32) & 0xFFFFFFFF
-    hashes[hashes == 0] = 1
-    hashes[[user is None for user in users]] = 0
+    whole = hash_texts(users)
+    hashes = (whole >> 32) & 0xFFFFFFFF
+    hashes[(hashes == 0) & (whole != 0)] = 1
     found: list[int] = hashes.tolist()
     return found
 

@@ -214,8 +214,9 @@ class Task:
     def topics(self, batch: Batch) -> Counter[str]:
         """Count the records of a batch by topic."""
         counts: Counter[str] = Counter()
-        for rank, count in Counter([entry.rank for entry in batch.entries]).items():
-            counts[self.inputs[rank].topic] += count
+        ranks = [entry.rank for entry in batch.entries]
+        for rank, input_ in enumerate(self.inputs):
+            counts[input_.topic] += ranks.count(rank)
         return counts
 
     def offsets(self) -> dict[Input, int]:
