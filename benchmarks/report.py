@@ -59,16 +59,18 @@ system time of all threads of a process, from its first event to its last, one p
 Compare ratios: the figures themselves are this machine's.
 
 Measured on {cpus} CPUs ({system}), {servers}, Python {python}, commit {commit}, with {events:,} clicks of up to
-{users:,} users on {products:,} products. Contenders took turns within each repeat, in alternating order.
+{users:,} users on {products:,} products. Contenders took turns within each repeat, in alternating order,
+after a turn that does not count: a broker just started compiles itself beside whoever comes first.
 """
 
 _COMPARED = """\
 ## What is compared
 
 **score/tidecast** is the shipped score role, whole: exactly once by a transaction per batch, state checkpointed to
-Redis, late and repeated events judged, {features} features as of each event, a prediction per click, one message of
-activity and examples per batch and partition. Redis' own CPU is not in it, but shown; **score/answers** are the
-predictions that a consumer of committed records finds, no two of them with the same id.
+Redis, late and repeated events judged, {features} features as of each event, those of a catalog of all products among
+them, a prediction per click, messages of activity and examples per batch and partition. Redis' own CPU is not in it,
+but shown; **score/answers** are the predictions that a consumer of committed records finds, no two of them with the
+same id.
 
 **score/bare** is a loop over confluent-kafka that consumes 500, decodes with orjson and produces one for one: what
 Kafka costs in Python before anything is done.

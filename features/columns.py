@@ -110,8 +110,8 @@ class EventColumns:
         >>> for product in "pq":
         ...     events.append("u1", 0, 1_700_000_000_000, product)
         >>> events.show_market([1], [np.array([value]) for value in (999, 899, 3, 1.0)])
-        >>> [event.stock for event in events.events()]
-        [-1, 3]
+        >>> events.stock.tolist(), events.promotion.tolist()
+        ([-1, 3], [0.0, 1.0])
         """
         for name, column in zip(("list_minor", "plan_minor", "stock", "promotion"), columns, strict=True):
             if len(places) < len(self):

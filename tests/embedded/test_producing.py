@@ -14,7 +14,7 @@ from streams import kafka
 from streams.embedded import EmbeddedServers
 from streams.errors import Fenced
 from streams.producing import transactional_producer
-from streams.records import DEADLETTERS, Input, Output, Record
+from streams.records import DEADLETTERS, Input, Output, Outputs, Record, Said, each
 from streams.runtime import transactions as module
 from streams.runtime.rereading import Rereader
 from streams.runtime.transactions import Aborted, Transactions
@@ -131,6 +131,22 @@ def test_whatever_is_handed_over_together_is_told_as_if_one_by_one(
     kafka.read_to_end(settings, [_TOPIC, DEADLETTERS], take)
     assert told[_TOPIC] == plain
     assert told[DEADLETTERS] == [replace(output, partition=None) for output in odd]
+
+
+def test_what_is_said_as_many_and_as_one_keeps_its_order(settings: Settings, servers: EmbeddedServers) -> None:
+    """Within a topic each stands where it was said, and all are counted."""
+    said: list[Said] = [Output(_TOPIC, b"k", b"first"), Output(DEADLETTERS, b"k", b"letter")]
+    said += [Outputs(_TOPIC, [b"k", None, b"j"], [b"1", b"2", b"3"]), Output(_TOPIC, b"k", b"between")]
+    said += [Outputs(_TOPIC, [], []), Outputs(_TOPIC, [b"k"] * 30, [b"%d" % n for n in range(30)])]
+    transactions = Transactions(settings, "writer", consumer(servers, settings.kafka.prefix + "group"))
+    transactions.settled()
+    transactions.begin(said, [])
+    assert transactions.finish() == {_TOPIC: 35, DEADLETTERS: 1}
+    transactions.close()
+    seen: list[Record] = []
+    kafka.read_to_end(settings, [_TOPIC], seen.append)
+    plain = [output for output in each(said) if output.topic == _TOPIC]
+    assert [(record.key, record.value) for record in seen] == [(output.key, output.value) for output in plain]
 
 
 def test_what_waits_in_the_client_of_one_topic_leaves_no_other_out(

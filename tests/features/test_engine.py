@@ -134,6 +134,8 @@ def test_products_and_categories_are_oracle(
         assert_same(np.concatenate([expected[:start], found[start:stop], expected[stop:]]), expected)
         assert features.product_version("p") == ((2, len(activity)) if activity else None)
         assert features.category_version("c") == ((2, len(others)) if others else None)
+    versions = [features.product_version("p")] * len(events), [features.category_version("c")] * len(events)
+    assert features.versions() == versions
 
 
 @settings(deadline=None)

@@ -13,7 +13,7 @@ from schemas.internal import Example, decode_examples
 from streams.driver import TopologyDriver
 from streams.records import CATALOG, CLICKSTREAM, DEADLETTERS, EXAMPLES, PLAN, Input, Record
 from streams.settings import Settings
-from streams.topologies.market import MarketTable
+from streams.topologies.market import UNKNOWN, MarketTable
 from streams.topologies.score import ScoreStage
 
 _numbers = st.sampled_from((None, 0, 500, 900))
@@ -65,6 +65,12 @@ def test_the_market_is_what_is_valid_as_of_the_click(entries: list[Catalog | Pla
         ends[record.input.topic] = count + 1
         for product, time in data.draw(st.lists(st.tuples(st.sampled_from("pqr"), _times), max_size=3)):
             assert table.of(product, time) == _expected(entries[:count], product, time)
+        asked = data.draw(st.lists(st.tuples(st.sampled_from(["p", "q", "r", None]), _times), max_size=6))
+        shown = table.columns([product for product, _ in asked], np.array([time for _, time in asked], np.int64))
+        assert shown is not None
+        assert list(zip(*(column.tolist() for column in shown), strict=True)) == [
+            UNKNOWN if product is None else _expected(entries[:count], product, time) for product, time in asked
+        ]
     assert table.read == (ends[CATALOG], ends[PLAN])
 
 
