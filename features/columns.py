@@ -106,6 +106,8 @@ class EventColumns:
     def show_market(self, places: Sequence[int], columns: Iterable[NDArray[Any]]) -> None:
         """Set what catalog and plan say as of the events at `places`: one array for each of these four fields.
 
+        No more events may be added afterwards.
+
         >>> events = EventColumns()
         >>> for product in "pq":
         ...     events.append("u1", 0, 1_700_000_000_000, product)

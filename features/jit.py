@@ -28,6 +28,7 @@ _SOURCES = (
     "kernel.py",
     "product_kernel.py",
     "market.py",
+    "vectors.py",
     "visitors.py",
     "bytes.py",
     "rows.py",

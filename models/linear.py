@@ -13,15 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from models.scaling import Vector, signed_logs
+from models.scaling import Vector, probabilities
 
 CLIP = 3.0
 """Standardised values are cut at this many standard deviations unless a model says otherwise."""
-
-LOWEST_PROBABILITY = 1e-6
-"""Probabilities stay within ``[LOWEST_PROBABILITY, 1 - LOWEST_PROBABILITY]``."""
 
 _TRANSFORM = "log1p"
 
@@ -137,33 +133,6 @@ def prior(features: Sequence[str], schema_hash: str, probability: float = 0.05) 
     nothing = np.zeros(len(features))
     intercept = math.log(probability / (1 - probability))
     return LinearModel("purchase-prior", "0", tuple(features), schema_hash, nothing, nothing, nothing, intercept)
-
-
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba has no stubs
-def probabilities(
-    vectors: Vector, mean: Vector, inverse: Vector, weights: Vector, intercept: float, clip: float, out: Vector
-) -> None:
-    """Write the probability of each row of `vectors` (n, F) into `out` (n,); `inverse` holds 1 / scale, 0 for mute."""
-    width = vectors.shape[1]
-    ones, twos, logs = np.empty(width), np.empty(width), np.empty(width)
-    for row in range(len(vectors)):
-        signed_logs(vectors[row], ones, twos, logs)
-        for column in range(width):
-            standard = (logs[column] - mean[column]) * inverse[column]
-            value = vectors[row, column]
-            told = weights[column] * min(max(standard, -clip), clip)
-            logs[column] = told if value - value == 0.0 else 0.0
-        # four sums, which wait for one another no longer; in this order whatever the machine
-        sums = (0.0, 0.0, 0.0, 0.0)
-        for column in range(0, width - 3, 4):
-            one, two, three, four = sums
-            sums = (one + logs[column], two + logs[column + 1], three + logs[column + 2], four + logs[column + 3])
-        rest = 0.0
-        for column in range(width // 4 * 4, width):
-            rest += logs[column]
-        logit = intercept + ((sums[0] + sums[1]) + (sums[2] + sums[3]) + rest)
-        probability = 1.0 / (1.0 + math.exp(-logit)) if logit > -700.0 else 0.0
-        out[row] = min(max(probability, LOWEST_PROBABILITY), 1.0 - LOWEST_PROBABILITY)
 
 
 def _floats(place: str, values: Any, length: int) -> Vector:

@@ -25,8 +25,8 @@ from river import linear_model, optim
 from river.utils import VectorDict
 
 from models.labels import DAY_MS, Frontier, Label, LabelClock
-from models.linear import CLIP, LOWEST_PROBABILITY, LinearModel, prior
-from models.scaling import Scaler, Vector, finite_logs
+from models.linear import CLIP, LinearModel, prior
+from models.scaling import LOWEST_PROBABILITY, Scaler, Vector, finite_logs
 from schemas.internal import ExampleBatch
 
 MODEL: Final = "purchase"

@@ -169,10 +169,8 @@ def decode_clicks(values: Sequence[bytes], max_bytes: int = MAX_BYTES) -> list[C
     lengths = list(map(len, values))
     if not lengths or not min(lengths) or max(lengths) > max_bytes:
         return None
-    joined = b"\n".join(values)
-    # No line ends within an object, and what begins and ends with braces where lines do, and is as many values as
-    # lines, is one object a line: no line can be made whole by its neighbour.
-    if joined.count(b"\n") >= len(values) or {*map(_first, values)} != _OPENING or {*map(_last, values)} != _CLOSING:
+    joined = _one_a_line(values) or _one_a_line([value.strip(b" \t\r\n") for value in values])
+    if joined is None:
         return None
     try:
         if not joined.isascii() or max(lengths) > SHALLOW_BYTES or ARRAY in joined:
@@ -192,6 +190,18 @@ def decode_clicks(values: Sequence[bytes], max_bytes: int = MAX_BYTES) -> list[C
     except _REFUSED:
         return None
     return clicks
+
+
+def _one_a_line(values: Sequence[bytes]) -> bytes | None:
+    """Join values by line ends, None where they may not be one object a line.
+
+    No line ends within an object, and what begins and ends with braces where lines do, and is as many values as lines,
+    is one object a line: no line can be made whole by its neighbour.
+    """
+    joined = b"\n".join(values)
+    if joined.count(b"\n") >= len(values) or not all(values):
+        return None
+    return joined if {*map(_first, values)} == _OPENING and {*map(_last, values)} == _CLOSING else None
 
 
 def decode_order(data: bytes, max_bytes: int = MAX_BYTES) -> Order:

@@ -1,13 +1,13 @@
 """What the stages tell each other over `tidecast.activity` and `tidecast.examples`: msgpack, many rows a message.
 
 Rows travel as columns, an array for each field: that costs the writer no object a row. Readers see rows, and take
-messages that hold rows as well. Rows and columns are arrays, not maps: a new field goes last and has a default, so that
-old messages stay readable.
+messages that hold rows as well. Rows and columns are arrays, not maps: a new field goes last and has a default, in the
+row as in the columns, so that old messages stay readable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -103,13 +103,7 @@ class _Columns(msgspec.Struct, gc=False, array_like=True):
 
 
 class ActivityColumns(_Columns, gc=False, array_like=True):
-    """Many `ActivityRow`.
-
-    >>> columns = ActivityColumns()
-    >>> columns.extend([["a", "b"], [None, "c"], [0, 0], [5, 6], [1, 1], [0, 0], [-1, 999], [True] * 2, *[[0, 0]] * 2])
-    >>> len(columns), columns.pick([1]).rows()[0].product_id, columns.categories().rows()
-    (2, 'b', [CategoryRow(category_id='c', kind=0, time=6, price=999)])
-    """
+    """Many `ActivityRow`."""
 
     product_id: list[Id] = []
     category_id: list[Text | None] = []
@@ -123,11 +117,17 @@ class ActivityColumns(_Columns, gc=False, array_like=True):
     visitor: list[Hash] = []
 
     def rows(self) -> list[ActivityRow]:
-        """Return them as rows. Raises ValueError where one column is shorter than another."""
+        """Return them as rows. Raises ValueError where one column is shorter than another.
+
+        >>> columns, some = ActivityColumns(), [0, 0]
+        >>> columns.extend([["a", "b"], [None, "c"], some, [5, 6], some, some, [-1, 9], [True, True], some, some])
+        >>> len(columns), columns.pick([1]).rows()[0].product_id, columns.categories().rows()
+        (2, 'b', [CategoryRow(category_id='c', kind=0, time=6, price=9)])
+        """
         return _rows(ActivityRow, self._all())
 
     def categories(self) -> CategoryColumns:
-        """Return what those that name a category did to it."""
+        """Return what those that name a category did to it; nothing may be added to either afterwards."""
         named = [id_ for id_ in self.category_id if id_ is not None]
         if len(named) < len(self):
             return self.pick([n for n, category in enumerate(self.category_id) if category is not None]).categories()
@@ -214,6 +214,7 @@ class ExampleColumns(msgspec.Struct, frozen=True, gc=False, array_like=True):
     def rows(self) -> list[Example]:
         """Return them as rows. Raises ValueError where one column is shorter than another."""
         count = len(self.id)
+        _check_lengths([self.id, self.user, self.as_of, self.product_version, self.probability, self.category_version])
         vectors = list(map(bytes, unpack_vectors(self.vectors, count).astype("<f8", copy=False)))
         offsets = zip(self.clicks, self.orders, strict=True)
         models, facts = [self.model] * count, [self.facts] * count
@@ -275,13 +276,23 @@ def decode_examples(data: bytes) -> ExampleBatch:
     return msgspec.structs.replace(batch, examples=examples, columns=None)
 
 
-_Row = TypeVar("_Row")
+_Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
-def _rows(row: Callable[..., _Row], columns: Sequence[Sequence[Any]]) -> list[_Row]:
-    if len({len(column) for column in columns}) > 1:
-        raise ValueError(f"columns of {sorted({len(column) for column in columns})} rows")
-    return list(map(row, *columns))
+def _rows(row: type[_Row], columns: Sequence[Sequence[Any]]) -> list[_Row]:
+    # A column that an older writer did not know is empty: its rows have the default.
+    defaults = row.__struct_defaults__
+    known, later = columns[: len(columns) - len(defaults)], columns[len(columns) - len(defaults) :]
+    pairs = zip(later, defaults, strict=True)
+    whole = [*known, *(column or [default] * len(columns[0]) for column, default in pairs)]
+    _check_lengths(whole)
+    return list(map(row, *whole))
+
+
+def _check_lengths(columns: Sequence[Sequence[Any]]) -> None:
+    lengths = {len(column) for column in columns}
+    if len(lengths) > 1:
+        raise ValueError(f"columns of {sorted(lengths)} rows")
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from features.vectors import pack_vectors
 from models import kernels
-from schemas.vectors import pack_vectors
 from streams.runtime.dedup import NEVER, Dedup
 
 __all__ = ["load"]

@@ -191,15 +191,14 @@ class _Reader:
         messages = kafka.take(self._consumer, _POLLED, 0.0 if self._task.can_take() else _WAIT_S)
         # What steps take between two polls is no silence of Kafka's.
         self._waited += time.monotonic() - began
-        for message in messages:
-            error = message.error()
-            if error is None:
+        for run in kafka.runs_of(messages, self._prefix):
+            if isinstance(run, list):
                 self._waited = 0.0
-                self._task.feed([kafka.record_of(message, self._prefix)])
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._rest.at_end(message)
+                self._task.feed(run)
+            elif run.error().code() == KafkaError._PARTITION_EOF:
+                self._rest.at_end(run)
             else:
-                raise KafkaException(error)
+                raise KafkaException(run.error())
         _give_up_after(self._waited, self._task.name)
         self._held.look((input_, self._task.fullness(input_, self._limit)) for input_ in self._task.inputs)
 

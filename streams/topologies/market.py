@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -13,13 +13,13 @@ from features.slots import grown, roomy
 from schemas.codec import Catalog, DecodeError
 from schemas.currency import Exchange
 from streams.records import CATALOG, Record
-from streams.topologies.facts import Facts, Market, decode_fact
+from streams.topologies.facts import Facts, Market, ValidFrom, decode_fact
 
 Values = tuple[int, int, int, float]
 
 UNKNOWN: Values = (-1, -1, -1, 0.0)
 """What is said of a product of which nothing is known."""
-_NOTHING = Market(0, 0, UNKNOWN)
+_UNSEEN = 1
 _MOST_KEPT = 100_000
 
 
@@ -32,8 +32,9 @@ class MarketTable:
     >>> table = MarketTable()
     >>> entry = b'{"event_id": "c", "product_id": "mug", "time": 100, "unit_price": 999}'
     >>> table.take(Record(Input(CATALOG, 0), 6, b"mug", entry, 100))
-    >>> table.of("mug", 99), table.of("mug", 100), table.read
-    ((-1, -1, -1, 0.0), (999, -1, -1, 0.0), (7, 0))
+    >>> listed, planned, stock, promotion = table.columns(["mug", "mug", None], np.array([99, 100, 100]))
+    >>> listed.tolist(), planned.tolist(), table.read
+    ([-1, 999, -1], [-1, -1, -1], (7, 0))
     """
 
     _slots: dict[str | None, int]
@@ -59,21 +60,18 @@ class MarketTable:
         self._facts.learn(fact)
         self._told = True
         if isinstance(fact, Catalog) or fact.product_id is not None:
-            self._until[self._slots.get(fact.product_id, 0)] = 0
+            self._until[self._slots.get(fact.product_id, _UNSEEN)] = 0
         else:
-            self._until[:] = 0
-
-    def of(self, product: str, time: int) -> Values:
-        """Return list price, planned price, stock and promotion of a product at `time` (ms), as events bring them."""
-        listed, planned, stock, promotion = self.columns([product], np.array([time])) or ([-1], [-1], [-1], [0.0])
-        return int(listed[0]), int(planned[0]), int(stock[0]), float(promotion[0])
+            self._until[_UNSEEN:] = 0
 
     def columns(self, products: Sequence[str | None], times: NDArray[np.int64]) -> tuple[NDArray[Any], ...] | None:
-        """Return `of` for n products and times, by columns of (n,); None where nothing is known of any product."""
+        """Return list and planned prices, stock and promotion, as events bring them, of n products at `times` (n,), ms.
+
+        Each is (n,). None where nothing is known of any product.
+        """
         if not self._told:
             return None
-        count = len(products)
-        slots = np.fromiter(map(self._slots.get, products, repeat(0)), np.int64, count)
+        slots = np.fromiter(map(self._slots.get, products, repeat(_UNSEEN)), np.int64, len(products))
         fresh = (self._since[slots] <= times) & (times < self._until[slots])
         values, promotions = self._values[slots], self._promotions[slots]
         stale = np.flatnonzero(~fresh)
@@ -84,24 +82,33 @@ class MarketTable:
 
     def _look(self, products: Sequence[str | None], times: Sequence[int]) -> NDArray[np.float64]:
         """Look products up, and keep for how long what is found will hold; return the values (n, 4)."""
-        if len(self._slots) + len(products) > _MOST_KEPT:
+        seen: dict[str, Market] = {}
+        told: list[Values] = []
+        for product, time in zip(products, times, strict=True):
+            assert product is not None  # slot 0 always holds
+            known = seen.get(product)
+            if known is None or not known.since <= time < known.until:
+                known = seen[product] = self._facts.market(product, time)
+            told.append(known.values)
+        self._keep(seen)
+        return np.array(told, np.float64)
+
+    def _keep(self, seen: Mapping[str, Market]) -> None:
+        if len(self._slots) + len(seen) > _MOST_KEPT:
             self._forget()
-        found = [
-            self._facts.market(product, time) if product is not None else _NOTHING
-            for product, time in zip(products, times, strict=True)
-        ]
-        # Slot 0 is that of events without a product, and of products that were not looked up: nothing holds there.
-        slots = [self._slots.setdefault(id_, len(self._slots) + 1) if id_ is not None else 0 for id_ in products]
+        slots = [self._slots.setdefault(product, len(self._slots) + 1) for product in seen]
         if len(self._slots) >= len(self._since):
             size = roomy(len(self._since), len(self._slots) + 1)
             self._since, self._until = grown(self._since, size), grown(self._until, size)
             self._values, self._promotions = grown(self._values, size), grown(self._promotions, size)
-        self._since[slots], self._until[slots] = [one.since for one in found], [one.until for one in found]
-        told = np.array([one.values for one in found], np.float64)
-        self._values[slots], self._promotions[slots] = told[:, :3], told[:, 3]
-        return told
+        self._since[slots], self._until[slots] = zip(*((one.since, one.until) for one in seen.values()), strict=True)
+        found = np.array([one.values for one in seen.values()], np.float64)
+        self._values[slots], self._promotions[slots] = found[:, :3], found[:, 3]
 
     def _forget(self) -> None:
-        self._slots = {}
+        # Slot 0 is that of events without a product; the next one, of products that were not looked up, never holds.
+        self._slots = {None: 0}
         self._since, self._until = np.zeros(64, np.int64), np.zeros(64, np.int64)
         self._values, self._promotions = np.zeros((64, 3), np.int64), np.zeros(64)
+        self._until[0] = ValidFrom.FOREVER
+        self._values[0], self._promotions[0] = UNKNOWN[:3], UNKNOWN[3]

@@ -19,6 +19,7 @@ from features.columns import EventColumns
 from features.engine import ScoreFeatures
 from features.hashing import visitors
 from features.sets import MEMORY_MS
+from features.vectors import pack_vectors
 from models.linear import LinearModel, ModelDataError, prior
 from schemas.codec import Click, DecodeError, Order, decode_click, decode_clicks, decode_order
 from schemas.internal import (
@@ -34,7 +35,6 @@ from schemas.internal import (
     encode_examples,
 )
 from schemas.outputs import decode_announcement, encode_purchases
-from schemas.vectors import pack_vectors
 from streams.records import (
     ACTIVITY,
     CATALOG,
@@ -105,8 +105,10 @@ class ScoreStage:
 
     def decode_run(self, records: Sequence[Record]) -> tuple[list[int], list[Click]] | None:
         """Return event times and clicks of records that hold nothing else, or None."""
+        if records[0].input.topic != CLICKSTREAM:
+            return None
         values = [record.value for record in records if record.value is not None]
-        if records[0].input.topic != CLICKSTREAM or len(values) < len(records):
+        if len(values) < len(records):
             return None
         clicks = decode_clicks(values, self._limit)
         return None if clicks is None else ([click.time for click in clicks], clicks)
@@ -171,7 +173,7 @@ class _Said:
     events: EventColumns = field(default_factory=EventColumns)
     """Those of known users."""
     numbers: list[int] = field(default_factory=list)
-    """Of those to predict, which are clicks; so are ids and offsets."""
+    """The places in `events` of those to predict; ids and offsets have one entry for each of them."""
     event_ids: list[str] = field(default_factory=list)
     offsets: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
     """The next offset of clicks, and that of orders, behind each."""

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.linear import LOWEST_PROBABILITY, LinearModel, ModelDataError, prior
-from models.scaling import finite_logs
+from models.linear import LinearModel, ModelDataError, prior
+from models.scaling import LOWEST_PROBABILITY, finite_logs
 
 FEATURES = tuple(f"f{n}" for n in range(48))
 

@@ -82,7 +82,7 @@ def test_usual_clicks_are_decoded_together() -> None:
     values[1_000] = b"torn"
     task.feed([Record(CLICKS, 2_000 + number, None, value, NOW) for number, value in enumerate(values)])
     assert 3_000 in alone
-    assert len(alone) <= 32
+    assert len(alone) <= 48
 
 
 def _message(told: tuple[str, int, bool, list[tuple[str, bytes | None]] | None], offset: int) -> Message:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.vectors import pack_vectors
 from schemas import internal
 from schemas.internal import (
     ActivityBatch,
@@ -24,7 +25,6 @@ from schemas.internal import (
     ExampleColumns,
     Outcome,
 )
-from schemas.vectors import pack_vectors
 from schemas.wire import MAX_INT, TIME_END, DecodeError
 from tests.schemas.strategies import LAW
 
@@ -114,6 +114,13 @@ def test_examples_in_columns_are_read_as_rows(rows: list[Example], values: list[
     columns = _example_columns(rows, pack_vectors(vectors))
     batch = ExampleBatch(0, 1, None, "h", columns=columns)
     assert internal.decode_examples(internal.encode_examples(batch)) == ExampleBatch(0, 1, None, "h", rows, [])
+
+
+def test_columns_that_an_older_writer_did_not_know_have_their_default() -> None:
+    """As rows that are shorter have."""
+    columns = _transposed(ActivityColumns(), [msgspec.structs.replace(ROW, at=0, visitor=0)] * 2)
+    told = {"task": 0, "tasks": 1, "watermark": 5, "columns": msgspec.structs.astuple(columns)[:-2]}
+    assert internal.decode_activity(msgspec.msgpack.encode(told)).rows == [ROW, ROW]
 
 
 def test_columns_of_different_lengths_are_refused() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from schemas.vectors import pack_vectors, unpack_vectors
+from features.vectors import pack_vectors
+from schemas.vectors import HEAD, ONE, unpack_vectors
 from tests.schemas.strategies import LAW
 
 _kinds = (
@@ -55,6 +56,13 @@ def test_whatever_else_is_refused_or_means_something(data: bytes, count: int) ->
         return
     assert len(found) == count
     assert found.shape[1] <= len(data)
+
+
+def test_columns_that_stand_still_take_no_more_than_a_message() -> None:
+    """A few bytes cannot ask for gigabytes."""
+    width, count = 60_000, 100_000
+    with pytest.raises(ValueError, match="vectors expected"):
+        unpack_vectors(HEAD.pack(count, width) + bytes([ONE]) * width + bytes(8 * width), count)
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0)])
