@@ -29,9 +29,9 @@ class Servers:
 def servers(folder: Path) -> Iterator[Servers]:
     """Run broker and store, with their files in `folder`."""
     if shutil.which("java") and shutil.which("redis-server"):
-        from tests.real.servers import KafkaServer, RedisServer
+        from tests.real.servers import SHIPPED, KafkaServer, RedisServer
 
-        kafka, store = KafkaServer(folder / "kafka").start(), RedisServer(folder / "redis").start()
+        kafka, store = KafkaServer(folder / "kafka", jvm=SHIPPED).start(), RedisServer(folder / "redis").start()
         try:
             yield Servers(kafka.bootstrap, store.url, "Apache Kafka and Redis", store.pid)
         finally:

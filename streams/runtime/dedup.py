@@ -6,8 +6,10 @@ window is exactly the allowed lateness. Only ids new since the last checkpoint a
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,6 +27,9 @@ NEVER: Final = -(1 << 62)
 """A clock or watermark (ms) that stands for none."""
 
 _LEAST = 1_024
+_SAMPLE = 65_536
+_MOVED_PER_EVENT = 8
+_SMALL = 65_536
 _PAIR_BYTES = 16
 _Ints = NDArray[np.int64]
 
@@ -41,6 +46,9 @@ class Judged(NamedTuple):
 class Dedup:
     """Ids as 64-bit hashes, each with the event time (ms) until which it is known, in a table of open addressing.
 
+    A table that is half full moves into another one little by little, some places with every event: no event waits for
+    all of it. Ids that the watermark has passed are left behind.
+
     >>> seen = Dedup(lateness_ms=10)
     >>> times, redriven = np.array([10, 10, 10, 30]), np.zeros(4, np.bool_)
     >>> said = seen.judge(seen.digests(["a", "b", "a", "c"]), times, redriven, NEVER, NEVER)
@@ -52,9 +60,10 @@ class Dedup:
 
     def __init__(self, lateness_ms: int) -> None:
         self._lateness_ms = lateness_ms
-        self._ids = np.zeros(_LEAST, np.int64)
-        self._known = np.empty(_LEAST, np.int64)
-        self._used = 0
+        self._table = _Table(_LEAST)
+        self._old = _Table(0)
+        self._left = 0
+        """How many places of the old table are not moved yet, from its first one on."""
         self._fresh: list[_Ints] = []
         self._chunks: deque[tuple[int, int]] = deque()
         self._next = 0
@@ -74,11 +83,12 @@ class Dedup:
         """
         count = len(digests)
         self._reserve(count, watermark)
+        self._move(_MOVED_PER_EVENT * count, watermark)
         verdicts, marks = np.empty(count, np.int8), np.empty(count, np.int64)
         fresh = np.empty((count, 2), np.int64)
         added, passed, clock, watermark = _judge(
-            self._ids,
-            self._known,
+            self._table.pairs,
+            self._old.pairs,
             digests,
             times,
             redriven,
@@ -89,7 +99,7 @@ class Dedup:
             marks,
             fresh,
         )
-        self._used += added
+        self._table.used += added
         if passed:
             self._fresh.append(fresh[:passed])
         return Judged(verdicts, marks, clock, watermark)
@@ -123,22 +133,56 @@ class Dedup:
                 return False
             pairs = np.frombuffer(row, "<i8").astype(np.int64).reshape(-1, 2)
             self._reserve(len(pairs), NEVER)
-            self._used += _put(self._ids, self._known, pairs)
+            self._table.used += _put(self._table.pairs, pairs)
             self._chunks.append((number, int(pairs[:, 1].max())))
         self._next = span[1]
         return True
 
     def _reserve(self, count: int, watermark: int) -> None:
-        """See that `count` more ids keep the table half empty; forget what the watermark has passed to that end."""
-        if 2 * (self._used + count) <= len(self._ids):
+        """See that `count` more ids keep the table half empty."""
+        table = self._table
+        if 2 * (table.used + count) <= len(table.pairs):
             return
-        live = (self._ids != 0) & (self._known >= watermark)
-        pairs = np.column_stack((self._ids[live], self._known[live]))
-        size = _LEAST
-        while size < 4 * (len(pairs) + count):
+        self._move(self._left, watermark)
+        # Where an id stands is random: the first places tell of all.
+        sample = slice(min(_SAMPLE, len(table.pairs)))
+        live = np.count_nonzero((table.pairs[sample, 0] != 0) & (table.pairs[sample, 1] >= watermark))
+        # Never smaller than it was: whatever the sample says, all of it has room.
+        size = len(table.pairs)
+        while size < 3 * (live * len(table.pairs) // sample.stop + count):
             size *= 2
-        self._ids, self._known = np.zeros(size, np.int64), np.empty(size, np.int64)
-        self._used = _put(self._ids, self._known, pairs)
+        self._old, self._left, self._table = table, len(table.pairs), _Table(size)
+
+    def _move(self, places: int, watermark: int) -> None:
+        """Move the last `places` of what is left of the old table, and let go of it once all are."""
+        if not self._left:
+            return
+        end, self._left = self._left, max(0, self._left - places)
+        old, table = self._old, self._table
+        table.used += _move(old.pairs[self._left : end], watermark, table.pairs)
+        if not self._left:
+            self._old = _Table(0)
+
+
+class _Table:
+    """Pairs (size, 2) of an id, 0 where there is none, and until when it is known (ms); size is a power of two."""
+
+    def __init__(self, size: int) -> None:
+        self.pairs, self.used = _zeros(size), 0
+
+
+def _zeros(size: int) -> _Ints:
+    """Return `size` pairs of zeros that the system fills in by small pages.
+
+    Ids come in at random places: by huge pages the first batch would wait until all of a new table is filled in.
+    """
+    if size <= _SMALL:
+        return np.zeros((size, 2), np.int64)
+    memory = mmap.mmap(-1, _PAIR_BYTES * size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a system without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.int64).reshape(-1, 2)
 
 
 def _key(number: int) -> str:
@@ -146,29 +190,44 @@ def _key(number: int) -> str:
 
 
 @njit(cache=True, error_model="numpy")
-def _place(ids, digest):  # type: ignore[no-untyped-def]  # numba infers the types
+def _place(table, digest):  # type: ignore[no-untyped-def]  # numba infers the types
     """Return where an id stands in the table, or would stand."""
-    mask = len(ids) - 1
+    mask = len(table) - 1
     at = digest & mask
-    while ids[at] != 0 and ids[at] != digest:
+    while table[at, 0] != 0 and table[at, 0] != digest:
         at = (at + 1) & mask
     return at
 
 
 @njit(cache=True, error_model="numpy")
-def _put(ids, known, pairs):  # type: ignore[no-untyped-def]  # numba infers the types
+def _put(table, pairs):  # type: ignore[no-untyped-def]  # numba infers the types
     """Take (id, known until) pairs into the table, the later of one id last; return how many ids are new."""
     added = 0
     for i in range(len(pairs)):
-        at = _place(ids, pairs[i, 0])
-        added += ids[at] == 0
-        ids[at] = pairs[i, 0]
-        known[at] = pairs[i, 1]
+        at = _place(table, pairs[i, 0])
+        added += table[at, 0] == 0
+        table[at] = pairs[i]
     return added
 
 
 @njit(cache=True, error_model="numpy")
-def _judge(ids, known, digests, times, redriven, lateness, clock, watermark, verdicts, marks, fresh):  # type: ignore[no-untyped-def]  # numba infers the types
+def _move(old, watermark, table):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Take ids that the watermark has not passed into another table, if it has not heard later of them.
+
+    Return how many.
+    """
+    moved = 0
+    for i in range(len(old)):
+        if old[i, 0] != 0 and old[i, 1] >= watermark:
+            at = _place(table, old[i, 0])
+            if table[at, 0] == 0:
+                table[at] = old[i]
+                moved += 1
+    return moved
+
+
+@njit(cache=True, error_model="numpy")
+def _judge(table, old, digests, times, redriven, lateness, clock, watermark, verdicts, marks, fresh):  # type: ignore[no-untyped-def]  # numba infers the types
     """See `Dedup.judge`; return how many ids are new, how many events passed, clock and watermark."""
     added, passed = 0, 0
     for i in range(len(digests)):
@@ -180,14 +239,18 @@ def _judge(ids, known, digests, times, redriven, lateness, clock, watermark, ver
         elif time < watermark:
             verdicts[i] = LATE
             continue
-        at = _place(ids, digests[i])
-        if ids[at] == 0:
+        at = _place(table, digests[i])
+        if table[at, 0] == 0:
             added += 1
-            ids[at] = digests[i]
-        elif known[at] >= watermark:
+            table[at, 0], table[at, 1] = digests[i], NEVER
+            if len(old):
+                before = _place(old, digests[i])
+                if old[before, 0] != 0:
+                    table[at, 1] = old[before, 1]
+        if table[at, 1] > NEVER and table[at, 1] >= watermark:
             verdicts[i] = REPEATED
             continue
-        known[at] = until
+        table[at, 1] = until
         verdicts[i] = PASSED
         fresh[passed, 0], fresh[passed, 1] = digests[i], until
         passed += 1

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import redis
@@ -29,6 +29,20 @@ from streams.children import free_port, start_child, stop_child, tail
 _HERE = Path(__file__).parent
 _CACHE = Path(__file__).parents[2] / ".cache" / "kafka"
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
+LEAN = ("-Xms768m", "-Xmx768m", "-XX:+UseSerialGC")
+"""How a broker's JVM runs in tests: small, and one thread for its garbage."""
+SHIPPED = (
+    "-Xms1g",
+    "-Xmx1g",
+    "-server",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+)
+"""How Kafka's own start script runs it."""
+# It lives for a second: the optimising compiler would only cost it time.
+_QUICK = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 class ServerError(RuntimeError):
@@ -38,12 +52,12 @@ class ServerError(RuntimeError):
 class KafkaServer:
     """One Apache Kafka node, broker and controller in one process, on a folder and ports of its own."""
 
-    def __init__(self, folder: Path, *, heap_mb: int = 768) -> None:
+    def __init__(self, folder: Path, *, jvm: Sequence[str] = LEAN) -> None:
         self.folder = folder
         self.log = folder / "kafka.log"
         self._port = free_port()
         self._controller_port = free_port()
-        self._heap_mb = heap_mb
+        self._jvm = jvm
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,7 +81,7 @@ class KafkaServer:
             cluster_id = "dGlkZWNhc3QtdGVzdHMtMA"  # 16 bytes in base64, as Kafka wants it
             formatter = ["format", "--standalone", "-t", cluster_id, "-c", str(properties)]
             done = subprocess.run(
-                self._java(jars, "kafka.tools.StorageTool", *formatter, heap_mb=128, quick=True),
+                self._java(jars, "kafka.tools.StorageTool", *formatter, jvm=_QUICK),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -76,7 +90,7 @@ class KafkaServer:
                 properties.unlink()
                 raise ServerError(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
         self._process = start_child(
-            self._java(jars, "kafka.Kafka", str(properties), heap_mb=self._heap_mb), log=self.folder / "stdout.log"
+            self._java(jars, "kafka.Kafka", str(properties), jvm=self._jvm), log=self.folder / "stdout.log"
         )
         _wait("Kafka", self._process, self._answers, 60, [self.log, self.folder / "stdout.log"])
         return self
@@ -110,15 +124,11 @@ class KafkaServer:
         except KafkaException:
             return False
 
-    def _java(self, jars: Path, main: str, *arguments: str, heap_mb: int, quick: bool = False) -> list[str]:
+    def _java(self, jars: Path, main: str, *arguments: str, jvm: Sequence[str]) -> list[str]:
         java = program("java", "openjdk-17-jre-headless")
-        # The formatter lives for a second: the optimising compiler would only cost it time.
-        tuning = ["-XX:TieredStopAtLevel=1"] if quick else [f"-Xms{heap_mb}m"]
         return [
             java,
-            *tuning,
-            f"-Xmx{heap_mb}m",
-            "-XX:+UseSerialGC",
+            *jvm,
             "-Xshare:auto",
             "-Djava.awt.headless=true",
             f"-Dlog4j2.configurationFile={_HERE / 'kafka' / 'log4j2.xml'}",

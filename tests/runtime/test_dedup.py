@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.runtime.dedup import LATE, NEVER, PASSED, REPEATED, Dedup
@@ -98,9 +98,31 @@ def test_a_hundred_thousand_ids_are_told_apart_and_forgotten() -> None:
         events = [Seen(f"e{n}", n // 100, redriven=False) for n in range(start, start + 1_000)]
         verdicts, _ = door.judge(events + events)
         assert verdicts == [PASSED] * 1_000 + [REPEATED] * 1_000
-    assert len(door.dedup._ids) <= 32_768  # four times the 2,100 ids within the allowed lateness and a batch
+    assert len(door.dedup._table.pairs) <= 32_768  # 2,100 ids are within the allowed lateness and a batch
     again, _ = door.judge([Seen("e0", 999, redriven=False)])
     assert again == [PASSED]
+
+
+@given(st.integers(0, 1 << 32), st.sampled_from([0, 1, 3]))
+@settings(max_examples=20)
+def test_a_table_that_moves_knows_what_it_knew(seed: int, restarts: int) -> None:
+    """Repeats of long ago are found in whichever table they stand, whatever the watermark has passed meanwhile."""
+    chance = np.random.default_rng(seed)
+    numbers = np.maximum(np.arange(12_000) - chance.geometric(1 / 1_500, 12_000) * (chance.random(12_000) < 0.4), 0)
+    times = np.arange(12_000) // int(chance.integers(50, 2_000)) - chance.integers(0, LATENESS_MS + 2, 12_000)
+    redriven = chance.random(12_000) < 0.02
+    events = [Seen(*seen) for seen in zip(map(str, numbers.tolist()), times.tolist(), redriven.tolist(), strict=True)]
+    bounds = sorted({0, 12_000, *chance.integers(0, 12_000, 100).tolist()})
+    door, verdicts, marks = Door(), [], []
+    afresh = set(chance.choice(bounds, restarts).tolist())
+    for start, end in pairwise(bounds):
+        said, after = door.judge(events[start:end])
+        verdicts += said
+        marks += after
+        if start in afresh:
+            door.restart()
+    assert (verdicts, marks, door.clock, door.watermark) == brute_force(events)
+    assert PASSED in verdicts and REPEATED in verdicts
 
 
 def test_a_chunk_that_is_gone_is_noticed() -> None:
