@@ -309,7 +309,7 @@ class ScoreFeatures:
         have, height = len(self._tiles), int(self._free[0])
         if height >= blocks:
             return
-        size = max(roomy(have, have + blocks), 64)
+        size = roomy(have, have + blocks)
         self._tiles = grown(self._tiles, size)
         self._spend = grown(self._spend, size)
         self._totals = grown(self._totals, size)

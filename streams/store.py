@@ -33,6 +33,7 @@ from streams.runtime.checkpoint import Checkpoint
 from streams.settings import Settings
 
 HEADER_KEY = "h"
+_SET_AT_ONCE = 500
 
 
 def last_touched(row: bytes) -> int:
@@ -98,7 +99,7 @@ class RedisStore:
     def checkpoint(self, task: str, checkpoint: Checkpoint) -> None:
         """Compare the header, then write rows and header in one MULTI/EXEC."""
         header, start = self._name(task, HEADER_KEY), self._name(task, "")
-        changed = {start + key: row for key, row in checkpoint.rows.items() if row is not None}
+        changed = [(start + key, row) for key, row in checkpoint.rows.items() if row is not None]
         removed = [self._name(task, key) for key, row in checkpoint.rows.items() if row is None]
         touched = {self._name(task, f"x:{period}"): keys for period, keys in checkpoint.touched.items()}
 
@@ -116,11 +117,13 @@ class RedisStore:
                         + (" (it is gone)" if found is None else "")
                     )
                 pipe.multi()
-                if changed and not self._cluster:
-                    pipe.mset(changed)
-                elif changed:  # a cluster's pipeline refuses MSET, though all keys share a slot
-                    for name, row in changed.items():
+                if self._cluster:  # its pipeline refuses MSET, though all keys share a slot
+                    for name, row in changed:
                         pipe.set(name, row)
+                else:
+                    # By parts: while a command is packed no other thread runs.
+                    for first in range(0, len(changed), _SET_AT_ONCE):
+                        pipe.mset(dict(changed[first : first + _SET_AT_ONCE]))
                 if removed:
                     pipe.delete(*removed)
                 for name, count in trimmed.items():

@@ -178,7 +178,7 @@ def _zeros(size: int) -> _Ints:
     """
     if size <= _SMALL:
         return np.zeros((size, 2), np.int64)
-    memory = mmap.mmap(-1, _PAIR_BYTES * size)
+    memory = mmap.mmap(-1, _PAIR_BYTES * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with suppress(OSError):  # a system without huge pages
             memory.madvise(mmap.MADV_NOHUGEPAGE)

@@ -80,6 +80,7 @@ class Task:
         self._bounds: list[int] | None = None
         self._start_bounds: dict[Input, int] = {}
         self._written: list[int] | None = None
+        """Positions at which the checkpoint in the store stands."""
         self._dedup = Dedup(self._lateness_ms)
         self._seen: list[int | None] = [None] * len(self.inputs)
         self._counted = [0] * len(self.inputs)
@@ -87,6 +88,8 @@ class Task:
         self._end: int | None = None
         self._sequence = 0
         self._expected: bytes | None = None
+        self._offered: tuple[bytes | None, list[int]] = None, []
+        """The header given out last, and the positions it stands at: it may be in the store, or not yet."""
         self._listed: dict[str, int] = {}
         self._periods: set[int] = set()
         self._unwritten: tuple[Rows, dict[int, list[str]]] = ({}, {})
@@ -94,10 +97,9 @@ class Task:
 
     # -- recovery ---------------------------------------------------------------------------------------------
 
-    @property
-    def expected_header(self) -> bytes | None:
-        """The header this owner believes to be in the store."""
-        return self._expected
+    def may_stand(self, header: bytes | None) -> bool:
+        """Say whether the checkpoint in the store, by its header, is this owner's last or the one on its way there."""
+        return header == self._expected or (header is not None and header == self._offered[0])
 
     @property
     def recovering(self) -> bool:
@@ -317,7 +319,10 @@ class Task:
         self._count("expired_rows", len(old))
 
     def checkpoint(self) -> Checkpoint:
-        """Gather everything changed since the last one. Call `written` once it stands, else just call again."""
+        """Gather everything changed since the last one. Call `written` once it stands, else just call again.
+
+        Meanwhile steps may go on, and may read their rows.
+        """
         self._gather()
         rows, touched = self._unwritten
         rows.update(self._dedup.drain(self.watermark))
@@ -335,15 +340,17 @@ class Task:
                 _Extra(self.state.extra(), self.counts, self._end, self._seen, self._counted_until())
             ),
         )
-        return Checkpoint(self._expected, encode_header(header), rows, touched, dict(self._trimmed))
+        raw = encode_header(header)
+        self._offered = raw, list(self._merge.positions)
+        return Checkpoint(self._expected, raw, rows, touched, dict(self._trimmed))
 
     def written(self, checkpoint: Checkpoint) -> None:
-        """Remember that `checkpoint` stands."""
-        self._expected = checkpoint.header
+        """Remember that `checkpoint`, the last one given out, stands."""
+        assert checkpoint.header == self._offered[0]
+        self._expected, self._written = self._offered
         self._sequence += 1
         self._unwritten = ({}, {})
         self._trimmed = {}
-        self._written = list(self._merge.positions)
 
     def needs_from(self) -> dict[Input, int]:
         """Offsets of each input from which on this task still needs the log; one that recovers may need more."""

@@ -1,8 +1,9 @@
 """The loop that carries a stage over Kafka: poll, order, fetch, step, commit, then (lagging) checkpoint.
 
 Kafka first: a crash between commit and checkpoint replays silently and never loses. All tasks of a worker share one
-transaction per round, and the next round begins while it is under way: its own waits for that. Whatever goes wrong
-inside a round, the tasks' memory is dropped and recovery starts.
+transaction per round, and the next round begins while it is under way: its own waits for that. Checkpoints are written
+beside it, too, each after the transaction of what is in it. Whatever goes wrong inside a round, the tasks' memory is
+dropped and recovery starts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
 from streams.runtime.gathered import Gathered
 from streams.runtime.holding import HeldBack
-from streams.runtime.keeping import fetch, keep
+from streams.runtime.keeping import Keeper, fetch
 from streams.runtime.marking import IdleInputs, MarkerSender
 from streams.runtime.neighbours import Neighbours
 from streams.runtime.pace import Pace
@@ -74,6 +75,7 @@ class Worker:
         self._rest = kafka.EndRest(self._consumer, settings)
         self._rereader = Rereader(settings)
         self._transactions = Transactions(settings, identity, self._consumer)
+        self._keeper = Keeper(store, settings.runtime.cache_max_rows)
         self._tasks: dict[int, Task] = {}
         self._partitions = 0
         self._rank_of: dict[Input, Task] = {}
@@ -121,6 +123,7 @@ class Worker:
             raise TidecastError(f"Kafka: {error.args[0].str()} ({error.args[0].name()})") from error
         finally:
             self._drop()
+            self._keeper.close()
             self._transactions.close()
             self._consumer.close()
             self._rereader.close()
@@ -184,6 +187,8 @@ class Worker:
             self._poll(self._patience_s())
             if self._transactions.ended():
                 self._finish()
+            if self._keeper.ended():
+                self._kept()
             if self._overdue():
                 # No more may be taken on than a store that is full, or only read from, lets go of.
                 self._checkpoint_all()
@@ -196,7 +201,7 @@ class Worker:
             if self._stage.ordered and (not batches or self._idle.due()):
                 self._mark_time()
             if self._due():
-                self._checkpoint_all()
+                self._begin_checkpoint()
             self._say_readiness()
         except _Dropped:
             pass
@@ -440,6 +445,7 @@ class Worker:
         if written is not None:
             self._telemetry.transactions.labels("committed").inc()
             self._telemetry.count(self._telemetry.outputs, written)
+        self._keeper.begin()
 
     # -- idle inputs ------------------------------------------------------------------------------------------
 
@@ -460,30 +466,44 @@ class Worker:
         return any(task.dirty() >= most for task in self._tasks.values())
 
     def _due(self) -> bool:
+        if self._keeper.busy():
+            return False
         runtime = self._settings.runtime
         if (time.monotonic() - self._checkpointed) * 1_000 >= runtime.checkpoint_interval_ms:
             return True
         return any(task.dirty() >= runtime.checkpoint_max_rows for task in self._tasks.values())
 
-    def _checkpoint_all(self) -> None:
+    def _begin_checkpoint(self) -> None:
+        """Take a checkpoint of all tasks; it is written once the transaction under way has ended."""
         self._commit()
-        self._finish()
         self._checkpointed = time.monotonic()
-        for task in self._tasks.values():
-            if not task.changed():
-                continue
-            try:
-                keep(self._store, task, self._settings.runtime.cache_max_rows)
-            except StoreUnavailable as error:
+        self._keeper.take(task for task in self._tasks.values() if task.changed())
+        if not self._transactions.under_way():
+            self._finish()
+
+    def _kept(self) -> None:
+        """Hear what became of the last checkpoint."""
+        for task, error in self._keeper.finish():
+            if error is None:
+                self._telemetry.checkpoints.labels("written").inc()
+                hooks.reach("after_checkpoint")
+            elif isinstance(error, StoreUnavailable):
                 self._telemetry.checkpoints.labels("unavailable").inc()
                 self._tell_unflushed()
                 if task.dirty() >= 2 * self._settings.runtime.checkpoint_max_rows or self._stopping:
-                    raise
+                    raise error
                 _LOG.warning("checkpoint of %s is late: %s", task.name, error)
-                continue
-            self._telemetry.checkpoints.labels("written").inc()
-            hooks.reach("after_checkpoint")
+            else:
+                raise error
         self._tell_unflushed()
+
+    def _checkpoint_all(self) -> None:
+        """Write a checkpoint of all that is in memory, and wait for it."""
+        self._commit()
+        self._finish()
+        self._kept()
+        self._begin_checkpoint()
+        self._kept()
 
     def _tell_unflushed(self) -> None:
         for task in self._tasks.values():
@@ -555,6 +575,7 @@ class Worker:
 
     def _drop(self) -> None:
         self._in_round = False
+        self._keeper.clear()
         self._gathered.clear()
         self._tasks.clear()
         self._rank_of.clear()

@@ -16,7 +16,7 @@ from streams.store import RedisStore
 
 stage_of("score", Settings())
 kernels.load("score")
-assert dedup._put.signatures and dedup._judge.signatures, "compiled while it works"
+assert dedup._put.signatures and dedup._move.signatures and dedup._judge.signatures, "compiled while it works"
 print(*sys.modules)
 """
 
