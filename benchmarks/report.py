@@ -84,7 +84,8 @@ Environments are pinned in `benchmarks/peers`. They run over the first clicks of
 
 **users/...** is score/tidecast with so many users, **workers/2** two workers on a partition each, over three times the
 clicks. **latency** is from a click's append to its committed prediction, at half of score/wall, of live clicks and one
-order in a hundred; broker, store, worker, sender and readers share the machine.
+order in a hundred; broker (its JVM as Kafka's own start script sets it up), store, worker, sender and readers share the
+machine.
 
 **windows/first** is what each of the four windows costs an event in the feature engine alone, **windows/tenth** what a
 tenth one adds to nine (`python -m benchmarks.windows`); each shows views and carts.
