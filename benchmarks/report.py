@@ -87,8 +87,9 @@ clicks. **latency** is from a click's append to its committed prediction, at hal
 order in a hundred; broker (its JVM as Kafka's own start script sets it up), store, worker, sender and readers share the
 machine.
 
-**windows/first** is what each of the four windows costs an event in the feature engine alone, with the tiles that all
-share, **windows/tenth** what a tenth one adds to nine (`python -m benchmarks.windows`); each shows views and carts.
+**windows/first** is what the first window adds to an event in the feature engine alone, with the tiles and the log that
+all windows share, **windows/tenth** what a tenth one adds to nine (`python -m benchmarks.windows`); each shows views
+and carts.
 
 **restart/first** is from the start of a worker's process to the first new prediction that a consumer of committed
 records holds, after its predecessor of the same id was killed with SIGKILL as its unwritten rows stood at their bound
