@@ -101,7 +101,7 @@ class SlotMap:
         self._touched[slots] = 0
 
 
-_STEPS = (64, 1_024, 262_144)
+_STEPS = (64, 1_024, 131_072)
 
 
 def roomy(have: int, need: int) -> int:
@@ -110,8 +110,8 @@ def roomy(have: int, need: int) -> int:
     In few and long steps: memory that nobody touches costs nothing, but every copy touches all of it anew, and what
     comes meanwhile waits. Of 30,000 users, that takes 0.1 s.
 
-    >>> roomy(64, 65), roomy(1_024, 1_100), roomy(262_144, 262_145)
-    (1024, 262144, 524288)
+    >>> roomy(64, 65), roomy(1_024, 1_100), roomy(131_072, 131_073)
+    (1024, 131072, 262144)
     """
     return next((step for step in _STEPS if need <= step), max(need, 2 * have))
 

@@ -15,14 +15,17 @@ import redis
 from numpy.typing import NDArray
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     ClusterDownError,
     MasterDownError,
+    MovedError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
     SlotNotCoveredError,
+    TryAgainError,
     WatchError,
 )
 from redis.retry import Retry
@@ -51,6 +54,7 @@ def all_last_touched(rows: Sequence[bytes]) -> NDArray[np.int64]:
 
 
 _LOOK = "check that it runs, and redis.url (TIDECAST_REDIS__URL)"
+_PASSES = (ReadOnlyError, MasterDownError, ClusterDownError, MovedError, AskError, TryAgainError)
 # What the client has no class for: it passes by itself, or by an operator's hand.
 _NOT_NOW = ("MISCONF", "NOREPLICAS", "BUSY", "LOADING")
 # The same of a cluster; these are no RedisError, nor are the client's own refusals of a wrong command.
@@ -74,13 +78,14 @@ class RedisStore:
         options: dict[str, Any] = {
             "socket_timeout": seconds,
             "socket_connect_timeout": seconds,
-            # Retries are the worker's business: it pauses and says so.
+            # Retries are the worker's business: it pauses and says so. A client's own would send a transaction again on
+            # another connection, which watches nothing.
             "retry": Retry(NoBackoff(), 0),
         }
         url = settings.redis.url.get_secret_value()
         try:
             if settings.redis.cluster:
-                client: Any = redis.RedisCluster.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)
+                client: Any = redis.RedisCluster.from_url(url, **options)
             else:
                 client = redis.Redis.from_url(url, **options)
         except ValueError as error:
@@ -217,7 +222,7 @@ class RedisStore:
                 raise StoreUnavailable(
                     f"Redis is full ({error}); raise maxmemory (the policy must stay noeviction)"
                 ) from error
-            if isinstance(error, ReadOnlyError | MasterDownError | ClusterDownError) or str(error).startswith(_NOT_NOW):
+            if isinstance(error, _PASSES) or str(error).startswith(_NOT_NOW):
                 raise StoreUnavailable(f"Redis cannot serve now: {error}") from error
             raise
         except RedisClusterException as error:

@@ -27,7 +27,6 @@ NEVER: Final = -(1 << 62)
 """A clock or watermark (ms) that stands for none."""
 
 _LEAST = 1_024
-_SAMPLE = 65_536
 _MOVED_PER_EVENT = 8
 _SMALL = 65_536
 _PAIR_BYTES = 16
@@ -144,12 +143,8 @@ class Dedup:
         if 2 * (table.used + count) <= len(table.pairs):
             return
         self._move(self._left, watermark)
-        # Where an id stands is random: the first places tell of all.
-        sample = slice(min(_SAMPLE, len(table.pairs)))
-        live = np.count_nonzero((table.pairs[sample, 0] != 0) & (table.pairs[sample, 1] >= watermark))
-        # Never smaller than it was: whatever the sample says, all of it has room.
-        size = len(table.pairs)
-        while size < 3 * (live * len(table.pairs) // sample.stop + count):
+        size = _LEAST
+        while size < 3 * (_live(table.pairs, watermark) + count):
             size *= 2
         self._old, self._left, self._table = table, len(table.pairs), _Table(size)
 
@@ -208,6 +203,15 @@ def _put(table, pairs):  # type: ignore[no-untyped-def]  # numba infers the type
         added += table[at, 0] == 0
         table[at] = pairs[i]
     return added
+
+
+@njit(cache=True, error_model="numpy")
+def _live(table, watermark):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return how many ids the watermark has not passed. Of all: who makes ids up could fool a sample."""
+    live = 0
+    for i in range(len(table)):
+        live += (table[i, 0] != 0) & (table[i, 1] >= watermark)
+    return live
 
 
 @njit(cache=True, error_model="numpy")

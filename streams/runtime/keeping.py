@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Event
 
 from streams.errors import CheckpointConflict, StoreUnavailable
 from streams.runtime.checkpoint import Checkpoint, Store
@@ -49,6 +50,9 @@ def _take(store: Store, task: Task, swept: int) -> Checkpoint:
     return task.checkpoint()
 
 
+Told = list[tuple[Task, Checkpoint, Exception | None]]
+
+
 class Keeper:
     """Writes checkpoints of a worker's tasks in a thread of its own, while the tasks go on; one of each at a time.
 
@@ -60,12 +64,13 @@ class Keeper:
         self._cached = cached
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._taken: list[tuple[Task, Checkpoint]] = []
-        self._under_way: list[tuple[Task, Checkpoint, Future[None]]] = []
         self._missed: list[tuple[Task, Exception]] = []
+        self._under_way: Future[Told] | None = None
+        self._dropped = Event()
 
     def busy(self) -> bool:
         """Say whether a checkpoint was taken that `finish` has told nothing of."""
-        return bool(self._taken or self._under_way or self._missed)
+        return bool(self._taken or self._missed or self._under_way)
 
     def take(self, tasks: Iterable[Task]) -> None:
         """Take a checkpoint of each task, without the rows that expired."""
@@ -78,40 +83,56 @@ class Keeper:
 
     def begin(self) -> None:
         """Begin to write what was taken."""
-        for task, checkpoint in self._taken:
-            writing = self._thread.submit(self._store.checkpoint, task.name, checkpoint)
-            self._under_way.append((task, checkpoint, writing))
-        self._taken = []
+        if self._taken:
+            self._under_way = self._thread.submit(self._write, self._taken)
+            self._taken = []
 
     def ended(self) -> bool:
         """Say whether `finish` would return at once, with something to tell."""
-        begun = self._under_way or self._missed
-        return bool(begun) and not self._taken and all(writing.done() for _, _, writing in self._under_way)
+        if self._taken:
+            return False
+        return bool(self._missed) if self._under_way is None else self._under_way.done()
 
     def finish(self) -> list[tuple[Task, Exception | None]]:
         """Wait for what is being written; return of each task why it is not, None where it stands.
 
         A task whose checkpoint stands forgets clean rows beyond the bound; what is wanting goes with the next one.
         """
-        under_way, self._under_way = self._under_way, []
         told: list[tuple[Task, Exception | None]] = list(self._missed)
-        self._missed = []
-        for task, checkpoint, writing in under_way:
-            try:
-                writing.result()
-            except (StoreUnavailable, CheckpointConflict) as error:
-                told.append((task, error))
-                continue
-            task.written(checkpoint)
-            task.trim(self._cached)
-            told.append((task, None))
+        under_way, self._under_way, self._missed = self._under_way, None, []
+        for task, checkpoint, error in under_way.result() if under_way is not None else []:
+            if error is None:
+                task.written(checkpoint)
+                task.trim(self._cached)
+            told.append((task, error))
         return told
 
     def clear(self) -> None:
-        """Let go of what was only taken, and wait for the rest, however it ends."""
-        wait([writing for _, _, writing in self._under_way])
-        self._taken, self._under_way, self._missed = [], [], []
+        """Let go of what was taken, and wait for the one write that has begun, however it ends."""
+        if self._under_way is not None:
+            self._dropped.set()
+            wait([self._under_way])
+            self._dropped.clear()
+        self._taken, self._missed, self._under_way = [], [], None
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
+
+    def _write(self, taken: list[tuple[Task, Checkpoint]]) -> Told:
+        """Write one after the other; a store that does not answer is asked once."""
+        told: Told = []
+        away: StoreUnavailable | None = None
+        for task, checkpoint in taken:
+            if self._dropped.is_set():
+                break
+            error: Exception | None = away
+            if away is None:
+                try:
+                    self._store.checkpoint(task.name, checkpoint)
+                except StoreUnavailable as unavailable:
+                    error = away = unavailable
+                except CheckpointConflict as conflict:
+                    error = conflict
+            told.append((task, checkpoint, error))
+        return told

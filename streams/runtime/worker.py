@@ -481,27 +481,36 @@ class Worker:
         if not self._transactions.under_way():
             self._finish()
 
-    def _kept(self) -> None:
-        """Hear what became of the last checkpoint."""
-        for task, error in self._keeper.finish():
+    def _kept(self, *, tries_again: bool = False) -> None:
+        """Hear what became of the last checkpoint.
+
+        Raises CheckpointConflict, and StoreUnavailable unless it is tried again and so many rows may wait for that.
+        """
+        most = 2 * self._settings.runtime.checkpoint_max_rows
+        unavailable: Exception | None = None
+        told = self._keeper.finish()
+        for task, error in told:
             if error is None:
                 self._telemetry.checkpoints.labels("written").inc()
                 hooks.reach("after_checkpoint")
             elif isinstance(error, StoreUnavailable):
                 self._telemetry.checkpoints.labels("unavailable").inc()
-                self._tell_unflushed()
-                if task.dirty() >= 2 * self._settings.runtime.checkpoint_max_rows or self._stopping:
-                    raise error
-                _LOG.warning("checkpoint of %s is late: %s", task.name, error)
-            else:
-                raise error
+                if not tries_again and (task.dirty() >= most or self._stopping):
+                    unavailable = error
+                else:
+                    _LOG.warning("checkpoint of %s is late: %s", task.name, error)
         self._tell_unflushed()
+        for _, error in told:
+            if isinstance(error, CheckpointConflict):
+                raise error
+        if unavailable is not None:
+            raise unavailable
 
     def _checkpoint_all(self) -> None:
         """Write a checkpoint of all that is in memory, and wait for it."""
         self._commit()
         self._finish()
-        self._kept()
+        self._kept(tries_again=True)
         self._begin_checkpoint()
         self._kept()
 

@@ -9,8 +9,12 @@ from typing import ClassVar
 
 import pytest
 
-from streams.runtime.checkpoint import decode_header
+from streams.errors import CheckpointConflict, StoreUnavailable
+from streams.runtime import hooks
+from streams.runtime.checkpoint import Checkpoint, decode_header
 from streams.runtime.task import store_name
+from streams.settings import Settings
+from streams.store import RedisStore
 from streams.topologies.score import ScoreStage
 from tests.real.cluster import RedisCluster
 from tests.real.harness import Shop, wait_until
@@ -34,6 +38,28 @@ class TestOnCluster(CrashMatrix):
             yield cluster.start()
         finally:
             cluster.stop()
+
+    def test_a_write_is_never_sent_again_unwatched(
+        self, redis_server: RedisCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its connection breaks as another owner writes: on a new one nothing is watched, and all would be taken."""
+        settings = Settings(redis={"url": redis_server.url, "cluster": True, "prefix": "unwatched"})
+        store, client = RedisStore.connect(settings), redis_server.client()
+        header, row = "unwatched:{t}:h", "unwatched:{t}:u:b"
+        store.checkpoint("t", Checkpoint(None, b"first", {"u:a": b"1", "u:b": b"1"}, {}, {}))
+
+        def interfere(point: str) -> None:
+            if point == "mid_checkpoint":
+                monkeypatch.undo()
+                client.set(row, b"of another owner")
+                client.set(header, b"of another owner")
+                for node in redis_server.nodes:
+                    node.client().client_kill_filter(_type="normal")
+
+        monkeypatch.setattr(hooks, "reach", interfere)
+        with pytest.raises((StoreUnavailable, CheckpointConflict)):
+            store.checkpoint("t", Checkpoint(b"first", b"second", {"u:a": b"2"}, {}, {}))
+        assert store.read("t", ["u:a", "u:b"]) == (b"of another owner", [b"1", b"of another owner"])
 
     def test_a_master_fails_over_and_loses_acknowledged_writes(
         self, shop: Shop, log: ClosedLog, undisturbed: Evidence, redis_server: RedisCluster

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from streams.runtime.dedup import LATE, NEVER, PASSED, REPEATED, Dedup
 
@@ -123,6 +124,25 @@ def test_a_table_that_moves_knows_what_it_knew(seed: int, restarts: int) -> None
             door.restart()
     assert (verdicts, marks, door.clock, door.watermark) == brute_force(events)
     assert {PASSED, REPEATED} <= set(verdicts)
+
+
+def test_a_large_table_forgets_nothing_and_shrinks_again() -> None:
+    """Tables far beyond the small ones, and what is known in them when it has half moved."""
+    dedup, size, batch = Dedup(LATENESS_MS), 400_000, 5_000
+    ids = (np.arange(1, 3 * size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
+
+    def judge(part: NDArray[np.int64], time: int) -> set[int]:
+        times, redriven = np.full(len(part), time), np.zeros(len(part), np.bool_)
+        return set(dedup.judge(part, times, redriven, time, time - LATENESS_MS).verdicts.tolist())
+
+    for start in range(0, size, batch):
+        assert judge(ids[start : start + batch], 0) == {PASSED}
+        assert judge(ids[start // 2 : start // 2 + batch], 0) == {REPEATED}
+    largest = len(dedup._table.pairs)
+    assert largest >= 2 * size
+    for turn, start in enumerate(range(size, 3 * size - batch, batch)):
+        assert judge(ids[start : start + batch], 100 * (turn + 1)) == {PASSED}
+    assert len(dedup._table.pairs) <= largest / 8
 
 
 def test_a_chunk_that_is_gone_is_noticed() -> None:

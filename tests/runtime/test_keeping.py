@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.errors import CheckpointConflict, StoreUnavailable
-from streams.runtime.checkpoint import decode_header
-from streams.runtime.keeping import fetch
+from streams.runtime.checkpoint import Checkpoint, decode_header
+from streams.runtime.keeping import Keeper, Told, fetch
+from streams.runtime.task import Task
 from streams.runtime.worker import _Dropped
+from streams.store import MemoryStore
 from tests.runtime.test_round import MANY, Scene
 
 
@@ -22,10 +25,10 @@ class ByHand:
     """In place of a thread: each call waits until it is told to run."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[Future[None], Callable[[], None]]] = []
+        self.waiting: list[tuple[Future[Told], Callable[[], Told]]] = []
 
-    def submit(self, call: Callable[..., None], *arguments: object) -> Future[None]:
-        told: Future[None] = Future()
+    def submit(self, call: Callable[..., Told], *arguments: object) -> Future[Told]:
+        told: Future[Told] = Future()
         self.waiting.append((told, lambda: call(*arguments)))
         return told
 
@@ -33,12 +36,7 @@ class ByHand:
         """Run what waits."""
         while self.waiting:
             told, call = self.waiting.pop(0)
-            try:
-                call()
-            except Exception as error:  # noqa: BLE001  (whoever waits for it is told)
-                told.set_exception(error)
-            else:
-                told.set_result(None)
+            told.set_result(call())
 
     def shutdown(self) -> None:
         self.run()
@@ -201,17 +199,72 @@ def test_who_loses_a_task_waits_for_what_is_on_its_way(kept: Kept, monkeypatch: 
     kept.step()
     kept.settle()
     kept.worker._begin_checkpoint()
-    waited: list[int] = []
+    waited = 0
 
-    def wait(writing: list[Future[None]]) -> None:
+    def wait(writing: list[Future[Told]]) -> None:
+        nonlocal waited
+        waited += len(writing)
+        kept.worker._keeper._dropped.clear()  # as where the write had begun before
         kept.thread.run()
-        waited.append(len(writing))
-        assert all(each.done() for each in writing)
 
     monkeypatch.setattr("streams.runtime.keeping.wait", wait)
     kept.worker._on_lost(Mock(), [])
-    assert waited[0] == 1
+    assert waited == 1
     assert kept.written() == (MANY, kept.tallies(MANY))
+
+
+def test_a_stop_tries_again_what_failed_before(kept: Kept) -> None:
+    """The store was away for a moment, and is back when the worker ends."""
+    kept.step()
+    kept.settle()
+    kept.worker._begin_checkpoint()
+    kept.store.down = True
+    kept.thread.run()
+    kept.store.down = False
+    submit = kept.thread.submit
+
+    def at_once(*arguments: Any) -> Future[Told]:
+        told = submit(*arguments)
+        kept.thread.run()
+        return told
+
+    kept.thread.submit = at_once  # type: ignore[method-assign, assignment]
+    kept.worker._stopping = True
+    kept.worker._leave_a_checkpoint()
+    assert kept.written() == (MANY, kept.tallies(MANY))
+
+
+def test_a_store_that_does_not_answer_is_asked_once(kept: Kept) -> None:
+    """However many tasks have a checkpoint for it; with one that answers, all are written or say why."""
+    tasks = [Task(kept.stage, number, kept.task.inputs, 3, kept.worker._settings.time) for number in range(3)]
+    asked: list[str] = []
+
+    class Away(MemoryStore):
+        answers = False
+
+        def checkpoint(self, task: str, checkpoint: Checkpoint) -> None:
+            asked.append(task)
+            if not self.answers:
+                raise StoreUnavailable("no answer")
+            if task == tasks[1].name:
+                raise CheckpointConflict("of another owner")
+            super().checkpoint(task, checkpoint)
+
+    store = Away()
+    keeper = Keeper(store, 100)
+    for answers, errors in (
+        (False, [StoreUnavailable] * 3),
+        (True, [type(None), CheckpointConflict, type(None)]),
+    ):
+        store.answers = answers
+        keeper.take(tasks)
+        keeper.begin()
+        told = keeper.finish()
+        assert [task for task, _ in told] == tasks
+        assert [type(error) for _, error in told] == errors
+        assert not keeper.busy()
+    assert asked == [tasks[0].name, *[task.name for task in tasks]]
+    keeper.close()
 
 
 def test_a_store_that_is_away_too_long_stops_the_work(kept: Kept) -> None:
