@@ -143,8 +143,8 @@ class Dedup:
         if 2 * (table.used + count) <= len(table.pairs):
             return
         self._move(self._left, watermark)
-        size = _LEAST
-        while size < 3 * (_live(table.pairs, watermark) + count):
+        size, live = _LEAST, _live(table.pairs, watermark)
+        while size < 3 * (live + count):
             size *= 2
         self._old, self._left, self._table = table, len(table.pairs), _Table(size)
 
