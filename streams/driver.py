@@ -246,7 +246,7 @@ class TopologyDriver:
         if not batch.silent:
             for other, wanted_keys in task.state.foreign(batch.events, self.now_ms, refresh=True).items():
                 _, rows = self.store.read(other, wanted_keys)
-                task.state.load_foreign(other, dict(zip(wanted_keys, rows, strict=True)), self.now_ms)
+                task.load_foreign(other, dict(zip(wanted_keys, rows, strict=True)), self.now_ms)
 
     def _commit(self, stage: Stage, task: Task, said: Sequence[Said]) -> None:
         for output in each(said):

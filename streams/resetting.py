@@ -197,7 +197,7 @@ def _header(raw: bytes | None) -> tuple[Header | None, str | None]:
         return None, None
     try:
         return decode_header(raw), None
-    except msgspec.DecodeError as error:
+    except (ValueError, msgspec.DecodeError) as error:
         return None, f"the checkpoint's header is unreadable ({error})"
 
 

@@ -13,7 +13,7 @@ from features.summary import NotTold, ProductRow, UserRow, read_category, read_p
 from schemas.wire import MAX_TEXT
 from streams.errors import ConfigurationError, RecoveryError, TidecastError
 from streams.roles import stage_of
-from streams.runtime.checkpoint import decode_header
+from streams.runtime.checkpoint import decode_header, reading
 from streams.runtime.task import store_name
 from streams.settings import Settings
 from streams.shown import Kind, Shown, iso, offsets, safe
@@ -131,7 +131,7 @@ def _shown(
         raise ConfigurationError(
             f"--time: the row of {kind} {safe(id_)} says nothing as of then; give {iso(error.first)} or later, or none"
         ) from error
-    except (FeatureError, msgspec.DecodeError) as error:
+    except (ValueError, msgspec.DecodeError) as error:
         raise RecoveryError(f"{task}: what is stored of {kind} {id_!r} cannot be read ({error}); {repair}") from error
     touched = None if packed is None else last_touched(packed)
     return Shown(kind, id_, task, expected, header, len(packed or b""), touched, row, book)
@@ -179,9 +179,5 @@ def _unknown(
 
 
 def _stands(task: str, raw: bytes) -> str:
-    try:
+    with reading(task):
         return ", ".join(f"{input_} {offset}" for input_, offset in offsets(decode_header(raw)).items())
-    except msgspec.DecodeError as error:
-        raise RecoveryError(
-            f"{task}: the checkpoint's header is unreadable ({error}); run 'tidecast state reset {task}'"
-        ) from error

@@ -6,6 +6,7 @@ MULTI/EXEC. A string row begins with the event time it was last touched at (int6
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
     MovedError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -34,6 +36,8 @@ from streams.errors import CheckpointConflict, ConfigurationError, StoreUnavaila
 from streams.runtime import hooks
 from streams.runtime.checkpoint import Checkpoint
 from streams.settings import Settings
+
+_LOG = logging.getLogger("tidecast.store")
 
 HEADER_KEY = "h"
 _SET_AT_ONCE = 500
@@ -93,6 +97,22 @@ class RedisStore:
         except (RedisError, RedisClusterException) as error:
             raise StoreUnavailable(f"Redis Cluster does not answer: {error}; {_LOOK}") from error
         return cls(client, settings.redis.prefix)
+
+    def check(self) -> None:
+        """See that no server evicts rows; where the policy may not be asked for, say so and go on."""
+        all_masters = {"target_nodes": redis.RedisCluster.PRIMARIES} if self._cluster else {}
+        try:
+            told = self._answer(lambda: self._client.info("memory", **all_masters))
+        except NoPermissionError as error:
+            _LOG.warning("Redis does not say whether it evicts rows (%s); maxmemory-policy must be noeviction", error)
+            return
+        for node, memory in told.items() if self._cluster else [("Redis", told)]:
+            policy = str(memory.get("maxmemory_policy"))
+            if policy.startswith("allkeys"):
+                raise ConfigurationError(
+                    f"{node}: maxmemory-policy is {policy}, and an evicted row would be taken for a new user's; "
+                    "set it to noeviction"
+                )
 
     def read(self, task: str, keys: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
         """Return header and rows by one MGET, which Redis runs atomically."""
@@ -240,6 +260,10 @@ class MemoryStore:
         self.rows: dict[tuple[str, str], bytes] = {}
         self.periods: dict[tuple[str, int], list[str]] = {}
         self.down = False
+
+    def check(self) -> None:
+        """See that it answers; nothing vanishes from a dict."""
+        self._check()
 
     def read(self, task: str, keys: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
         """Return header and rows."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.errors import RecoveryError
 from streams.kafka import bounds, table_config
 from streams.records import Input
-from streams.runtime.checkpoint import Header, Store, decode_header
+from streams.runtime.checkpoint import Header, Store, decode_header, reading
 from streams.runtime.dedup import Dedup
 from streams.runtime.recovery import Committed, Log, plan
 from streams.runtime.task import Task, store_name
@@ -95,7 +94,9 @@ def open_task(
     raw, header, rows = _read_checkpoint(name, store, task.state.initial_keys())
     owned = {input_: committed[input_] for input_ in inputs if input_ in committed}
     memory_ms = stage.memory_ms + settings.time.allowed_lateness_s * 1_000
-    if header is not None and raw is not None and not task.restore(raw, header, rows):
+    with reading(name):
+        whole = header is None or raw is None or task.restore(raw, header, rows)
+    if not whole:
         raise RecoveryError(f"{name}: rows of the checkpoint are missing or cut; run 'tidecast state reset {name}'")
     where = plan(name, inputs, header, owned, log, memory_ms)
     task.start(where.positions, where.bounds, where.epoch)
@@ -109,10 +110,8 @@ def _read_checkpoint(
         raw, _ = store.read(name, [])
         if raw is None:
             return None, None, {}
-        try:
+        with reading(name):
             header = decode_header(raw)
-        except msgspec.DecodeError as error:
-            raise RecoveryError(f"{name}: the checkpoint's header is unreadable ({error})") from error
         keys = [*initial, *Dedup.keys(header.dedup)]
         again, rows = store.read(name, keys)
         if again == raw:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+
+from schemas.internal import Watermark
+from streams.errors import RecoveryError
 
 Rows = dict[str, bytes | None]
 """Packed rows by key; None deletes."""
@@ -19,8 +23,8 @@ class Header(msgspec.Struct, frozen=True):
     epoch: int
     sequence: int
     offsets: list[tuple[str, int, int]]
-    clock: int | None
-    watermark: int | None
+    clock: Watermark | None
+    watermark: Watermark | None
     dedup: tuple[int, int]
     touched: list[int]
     extra: bytes = b""
@@ -36,8 +40,28 @@ def encode_header(header: Header) -> bytes:
 
 
 def decode_header(data: bytes) -> Header:
-    """Return the header in `data`. Raises msgspec.DecodeError."""
+    """Return the header in `data`. Raises msgspec.DecodeError, and ValueError for text that is no UTF-8."""
     return _decoder.decode(data)
+
+
+@contextmanager
+def reading(task: str) -> Iterator[None]:
+    """Read what is stored of `task`; damaged bytes become a RecoveryError, which says how to be rid of them.
+
+    >>> with reading("score.1f2e-0"):
+    ...     header = decode_header(b"cut")
+    Traceback (most recent call last):
+        ...
+    streams.errors.RecoveryError: score.1f2e-0: what is stored cannot be read (Expected `object`, got `int`); stop its \
+worker and run 'tidecast state reset score.1f2e-0': the next start rebuilds it from the log
+    """
+    try:
+        yield
+    except (ValueError, msgspec.DecodeError) as error:
+        raise RecoveryError(
+            f"{task}: what is stored cannot be read ({error}); stop its worker and run 'tidecast state reset {task}': "
+            "the next start rebuilds it from the log"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +81,10 @@ class Checkpoint:
 
 class Store(Protocol):
     """Where rows and checkpoints live. Every method raises StoreUnavailable where no answer comes."""
+
+    def check(self) -> None:
+        """Raise ConfigurationError where rows may vanish by themselves: a user without one would be taken for new."""
+        ...
 
     def read(self, task: str, keys: Sequence[str]) -> tuple[bytes | None, list[bytes | None]]:
         """Return the task's header and the rows under `keys`, read in one atomic step."""

@@ -128,7 +128,7 @@ class Dedup:
     def restore(self, span: tuple[int, int], rows: list[bytes | None]) -> bool:
         """Take back the chunks of `span`; say whether all of them were there, and whole."""
         for number, row in zip(range(*span), rows, strict=True):
-            if row is None or len(row) % _PAIR_BYTES:
+            if not row or len(row) % _PAIR_BYTES:
                 return False
             pairs = np.frombuffer(row, "<i8").astype(np.int64).reshape(-1, 2)
             self._reserve(len(pairs), NEVER)

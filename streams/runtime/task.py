@@ -28,7 +28,7 @@ from streams.records import (
     Said,
     is_redriven,
 )
-from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header
+from streams.runtime.checkpoint import Checkpoint, Header, Rows, encode_header, reading
 from streams.runtime.dedup import NEVER, PASSED, REPEATED, Dedup
 from streams.runtime.merge import Entry, Merge
 from streams.runtime.refusals import DUPLICATE, tallies_of
@@ -249,12 +249,18 @@ class Task:
         return self.state.missing(batch.events)
 
     def load(self, rows: Mapping[str, bytes | None]) -> None:
-        """Take fetched rows, those first that wait to be written."""
+        """Take fetched rows, those first that wait to be written. Raises RecoveryError for damaged ones."""
         pending = self._unwritten[0]
         for key, row in rows.items():
             if row is not None and key.startswith(self.stage.expiring):
                 self._listed[key] = last_touched(row) // _PERIOD_MS
-        self.state.load({key: pending.get(key, row) for key, row in rows.items()} if pending else rows)
+        with reading(self.name):
+            self.state.load({key: pending.get(key, row) for key, row in rows.items()} if pending else rows)
+
+    def load_foreign(self, task: str, rows: Mapping[str, bytes | None], now_ms: int) -> None:
+        """Take rows of another task, as they stand at `now_ms`. Raises RecoveryError for damaged ones."""
+        with reading(task):
+            self.state.load_foreign(task, rows, now_ms)
 
     def step(self, batch: Batch, now_ms: int) -> list[Said]:
         """Judge the batch at the door, apply it, and return what is to be produced (nothing while rebuilding)."""

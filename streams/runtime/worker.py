@@ -419,7 +419,7 @@ class Worker:
     def _fetch_foreign(self, task: Task, batch: Batch, now_ms: int, *, refresh: bool) -> None:
         for other, wanted in task.state.foreign(batch.events, now_ms, refresh=refresh).items():
             _, rows = self._store.read(other, wanted)
-            task.state.load_foreign(other, dict(zip(wanted, rows, strict=True)), now_ms)
+            task.load_foreign(other, dict(zip(wanted, rows, strict=True)), now_ms)
 
     # -- transactions -----------------------------------------------------------------------------------------
 
@@ -603,6 +603,7 @@ class Worker:
         """Take the assigned tasks: read R and C, start reading at R, and fence the epoch by a first commit."""
         if not self._unclaimed:
             return
+        self._store.check()
         self._finish()
         numbers = sorted(self._unclaimed)
         self._claimed = set(numbers)

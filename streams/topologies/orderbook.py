@@ -13,6 +13,7 @@ import msgspec
 
 from features.sets import MEMORY_MS
 from schemas.codec import Order, OrderLine
+from schemas.internal import Watermark
 
 _LINES_KEPT = 100
 
@@ -51,7 +52,7 @@ class OrderBook(msgspec.Struct):
     """
 
     lines: list[Bought] = []
-    entered: dict[str, int] = {}
+    entered: dict[str, Watermark] = {}
 
     def knows(self, order_id: str, at: int) -> bool:
         """Say whether an order is still known."""
