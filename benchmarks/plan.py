@@ -141,7 +141,8 @@ Written by `python -m benchmarks.plan --page` from what was measured: [performan
   what a fork copies. A task's rows share a slot, so there are at least as many partitions as shards. Of its CPU an
   event takes {store_us} microseconds.
 - **Memory of a worker.** {base:.0f} MB, and {cached} bytes a user in its cache, `runtime.cache_max_rows` ({cache:,}) a
-  task at most: a smaller cache costs reads of Redis, nothing else.
+  task at most: a smaller cache costs reads of Redis, nothing else. From 1,024 users on a task reserves 1 GB of address
+  space, most of which it never touches: leave `vm.overcommit_memory` at 0 or 1, and RLIMIT_AS alone.
 - **Restart.** {restart} s from the start of a killed worker's successor to its first prediction, of what was not yet
   written (`runtime.checkpoint_max_rows`). Without Redis' rows a task reads 30 days of its partition again, at no less
   than the rate at which it scores: with n events in it, n / {rate} s.

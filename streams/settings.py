@@ -6,12 +6,13 @@ environment: ``TIDECAST_KAFKA__BOOTSTRAP_SERVERS`` is ``kafka.bootstrap_servers`
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -294,7 +295,7 @@ def load_settings(path: Path | None = None) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
     except SettingsError as error:
-        raise ConfigurationError(f"the environment: {error} ({error.__cause__}); give it as JSON") from error
+        raise ConfigurationError(f"{_no_json()}: {error.__cause__}; give it as JSON") from error
 
 
 def masked(settings: Settings) -> dict[str, Any]:
@@ -326,6 +327,21 @@ def _refuse_unknown_variables() -> None:
                 + ", ".join(Settings.model_fields)
                 + (f"; keys of {section}: {', '.join(known)}" if known else "")
             )
+
+
+def _no_json() -> str:
+    """Return the names of the variables that must be JSON and are not; their values may hold passwords."""
+    wrong = []
+    for name, value in os.environ.items():
+        section, _, key = name.removeprefix("TIDECAST_").lower().partition("__")
+        field = Settings.model_fields.get(section) if name.startswith("TIDECAST_") else None
+        own = field.annotation.model_fields.get(key) if field is not None and field.annotation is not None else None
+        if field is not None and (not key or (own is not None and get_origin(own.annotation) in (dict, list, tuple))):
+            try:
+                json.loads(value)
+            except ValueError:
+                wrong.append(name)
+    return ", ".join(wrong)
 
 
 def _explain(error: ValidationError) -> str:

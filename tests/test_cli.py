@@ -9,6 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_help_is_about_the_command(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "completion" not in result.stdout
+
+
+def test_help_fills_the_lines_of_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paragraph is wrapped once: no line but its last is so short that the next one's first word would fit."""
+    monkeypatch.setenv("COLUMNS", "80")
+    result = CliRunner().invoke(app, ["backfill", "--help"])
+    lines = [line.strip() for line in result.stdout.partition("╭")[0].splitlines()]
+    told = lines[lines.index(next(line for line in lines if line.startswith("Writes part-"))) : -1]
+    assert len(told) > 5
+    for line, following in pairwise(told):
+        assert len(line) + 1 + len(following.split()[0]) > 78
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -86,3 +86,13 @@ def test_rates_need_a_currency(file: Path) -> None:
     file.write_text(file.read_text().replace('currency = "EUR"\n', ""))
     with pytest.raises(ConfigurationError, match=r"^shop = .*rates need shop\.currency, in which they are; set it$"):
         load_settings()
+
+
+@pytest.mark.parametrize("variable", ["TIDECAST_SHOP__RATES", "TIDECAST_KAFKA__EXTRA", "TIDECAST_KAFKA"])
+def test_what_must_be_json_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """By the variable, without its value, which may hold a password."""
+    monkeypatch.setenv("TIDECAST_SHOP__COUNTRY", "DE")
+    monkeypatch.setenv(variable, "{secret")
+    with pytest.raises(ConfigurationError, match=f"^{variable}: .*give it as JSON$") as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)

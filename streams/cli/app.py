@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,12 +45,21 @@ class _LazyGroup(TyperGroup):
         command.name = cmd_name
         # Completion is of the whole command, which offers none.
         command.params = [one for one in command.params if one.name not in ("install_completion", "show_completion")]
+        _unwrap_help(command)
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands from the table, importing none of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+def _unwrap_help(command: Any) -> None:
+    """Make a line of each paragraph of the help, which the terminal wraps once more; lists keep their lines."""
+    if command.help:
+        command.help = re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", inspect.cleandoc(command.help))
+    for one in getattr(command, "commands", {}).values():
+        _unwrap_help(one)
 
 
 app = typer.Typer(

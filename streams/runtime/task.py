@@ -314,13 +314,15 @@ class Task:
     def expire(self, period: int, keys: Sequence[str], looked_at: int, complete: bool) -> None:
         """Drop rows that the store says are old, unless they were touched in memory since."""
         self._gather()
-        old = [key for key in keys if self._listed.get(key, period) <= period]
+        rows = self._unwritten[0]
+        # What goes already was looked at for a checkpoint that does not stand yet.
+        old = [key for key in keys if self._listed.get(key, period) <= period and rows.get(key, b"") is not None]
         self.state.forget(old)
         for key in old:
             self._listed.pop(key, None)
-            self._unwritten[0][key] = None
+            rows[key] = None
         self._trimmed[period] = looked_at
-        if complete:
+        if complete and period not in self._unwritten[1]:
             self._periods.discard(period)
         self._count("expired_rows", len(old))
 
