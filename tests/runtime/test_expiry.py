@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streams.driver import TopologyDriver
 from streams.errors import StoreUnavailable
 from streams.runtime.checkpoint import Checkpoint
+from streams.runtime.keeping import keep
 from streams.settings import Settings
 from streams.store import MemoryStore
 from streams.topologies.score import ScoreStage
@@ -36,7 +37,8 @@ class _Reluctant(MemoryStore):
 
 
 class _Shop:
-    def __init__(self) -> None:
+    def __init__(self, swept: int = 100) -> None:
+        self.swept = swept
         self.store = _Reluctant()
         self.driver = TopologyDriver(Settings(), [ScoreStage], store=self.store)
         self.clicks = 0
@@ -50,7 +52,7 @@ class _Shop:
         self.driver.mark_time(time)
         self.driver.run(checkpoint=False)
         try:
-            self.driver.checkpoint("score")
+            keep(self.store, self.driver.tasks("score")[0], 1_000, self.swept)
         except StoreUnavailable:
             assert self.store.full
 
@@ -90,17 +92,19 @@ def test_rows_go_once_their_memory_is_over(visits: list[tuple[str, int]], refuse
 
 
 def test_what_is_looked_at_again_is_counted_once() -> None:
-    """A store that answers but writes nothing is asked for old rows again and again."""
-    shop = _Shop()
-    shop.click("old", 0)
+    """A store that answers but writes nothing is asked for the same old rows again and again."""
+    shop = _Shop(swept=1)
+    for number in range(3):
+        shop.click(f"old{number}", number / 10)
     shop.store.full = True
     for day in range(1, 6):
         shop.click("new", MEMORY_DAYS + day)
-    assert shop.store.users() == {"old"}
+    assert shop.store.users() == {"old0", "old1", "old2"}
     shop.store.full = False
-    shop.click("new", MEMORY_DAYS + 6)
+    for day in range(6, 10):
+        shop.click("new", MEMORY_DAYS + day)
     assert shop.store.users() == {"new"}
-    assert shop.driver.counts("score")["expired_rows"] == 1
+    assert shop.driver.counts("score")["expired_rows"] == 3
 
 
 def test_a_period_that_is_over_before_it_is_stored_is_still_looked_at() -> None:
