@@ -49,6 +49,11 @@ class Place:
         number = int(match["number"])
         return cls(stage, number, text) if match["layout"] else cls.of(stage, number)
 
+    @property
+    def current(self) -> bool:
+        """Whether workers of this version, with these settings, read what is stored under the name."""
+        return self.name == store_name(self.stage, self.number)
+
     def inputs(self, counts: dict[str, int], prefix: str) -> list[Input]:
         """Return the inputs of the task. Raises TopicsError where they are missing, or the task is."""
         missing = [prefix + topic for topic in self.stage.inputs if prefix + topic not in counts]
@@ -144,12 +149,17 @@ def stored(settings: Settings) -> list[tuple[str, bool]]:
 
 
 def inspect(place: Place, settings: Settings) -> Found:
-    """Look at store, group and log. Raises TidecastError where one of them does not answer."""
+    """Look at store, group and log.
+
+    Raises TidecastError where one of them does not answer, ConfigurationError for another version's name without rows.
+    """
     store = RedisStore.connect(settings)
     consumer = _consumer(place, settings)
     try:
         raw, _ = store.read(place.name, [])
         keys = len(store.keys(place.name))
+        if not keys and not place.current:
+            raise ConfigurationError(f"{place.name}: the store holds nothing of it; see 'tidecast state list'")
         header, problem = _header(raw)
         prefix = settings.kafka.prefix
         inputs = place.inputs(kafka.partition_counts(consumer), prefix)
@@ -158,7 +168,10 @@ def inspect(place: Place, settings: Settings) -> Found:
         try:
             # Asked first: it waits where a topic was made a moment ago.
             logs = {i: kafka.bounds(consumer, TopicPartition(prefix + i.topic, i.partition)) for i in inputs}
-            verdict = problem or _verdict(place, inputs, header, committed, log, settings)
+            if place.current:
+                verdict = problem or _verdict(place, inputs, header, committed, log, settings)
+            else:
+                verdict = "none with this version and these settings, which have rows of their own"
         finally:
             log.close()
         return Found(place.name, keys, header, problem, committed, logs, verdict)
@@ -175,7 +188,7 @@ def repair(place: Place, found: Found, settings: Settings) -> list[str]:
     Offsets first: if they cannot be moved, nothing was deleted. Raises TidecastError.
     """
     done: list[str] = []
-    strayed = found.strayed()
+    strayed = found.strayed() if place.current else {}
     if strayed:
         _commit(place, found, strayed, settings)
         done.extend(
@@ -188,8 +201,7 @@ def repair(place: Place, found: Found, settings: Settings) -> list[str]:
         done.append(f"{place.name}: {store.drop(place.name)} keys deleted")
     finally:
         store.close()
-    after = inspect(place, settings)
-    return [*done, f"next start: {after.verdict}"]
+    return [*done, f"next start: {inspect(place, settings).verdict}"] if place.current else done
 
 
 def _header(raw: bytes | None) -> tuple[Header | None, str | None]:

@@ -19,10 +19,12 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.outputs import encode_dead_letter
 from streams import kafka as edge
-from streams.errors import RecoveryError, TidecastError
+from streams.errors import ConfigurationError, RecoveryError, TidecastError
 from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, PREDICTIONS, REDRIVE_HEADER, Input, Record
 from streams.resetting import Place, inspect, repair
+from streams.runtime.checkpoint import Checkpoint, Header, encode_header
 from streams.settings import KafkaSettings, RedisSettings, Settings
+from streams.store import RedisStore
 from streams.topics import create
 
 pytestmark = pytest.mark.realbroker
@@ -251,6 +253,24 @@ def test_a_reset_that_cannot_be_done_changes_nothing(settings: Settings) -> None
     finally:
         member.close()
     after = inspect(place, settings)
+    assert {str(input_): one.offset for input_, one in after.committed.items()} == {"clickstream[0]": 900}
+
+
+def test_a_reset_of_another_versions_rows_touches_nothing_else(settings: Settings) -> None:
+    """Not the offsets that this version's workers go on from; a name that stands for nothing is refused."""
+    _produce_clicks(settings, 0, 5)
+    _commit(settings, [TopicPartition(settings.kafka.prefix + CLICKSTREAM, 0, 900, metadata="1")])
+    place = Place.parse("score.0ld-0", settings)
+    with pytest.raises(ConfigurationError, match=r"score\.0ld-0: the store holds nothing of it"):
+        inspect(place, settings)
+    header = encode_header(Header("0ld", 1, 1, [(CLICKSTREAM, 0, 3)], None, None, (0, 0), []))
+    store = RedisStore.connect(settings)
+    store.checkpoint(place.name, Checkpoint(None, header, {"u:1": b"12345678"}, {}, {}))
+    store.close()
+    found = inspect(place, settings)
+    assert "none with this version" in found.verdict
+    assert repair(place, found, settings) == ["score.0ld-0: 2 keys deleted"]
+    after = inspect(Place.parse("score-0", settings), settings)
     assert {str(input_): one.offset for input_, one in after.committed.items()} == {"clickstream[0]": 900}
 
 
