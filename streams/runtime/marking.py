@@ -14,8 +14,10 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from streams import kafka
 from streams.records import MARKER_HEADER, Input
+from streams.runtime.merge import Entry
 from streams.runtime.task import Task
 from streams.settings import Settings, TimeSettings
+from streams.topologies.stage import Rejected, TimeMarker
 
 _LOG = logging.getLogger("tidecast.worker")
 # An input at its end is given this long for what comes together with what waits.
@@ -46,15 +48,15 @@ class IdleInputs:
         for notes in (self._at_end, self._last_real, self._marked, self._waited_for):
             notes.clear()
 
-    def heard(self, input_: Input) -> None:
-        """Note that an input brought a record, a marker or not."""
+    def heard(self, input_: Input, entries: Sequence[Entry]) -> None:
+        """Note what an input brought. What is refused says nothing of its time: with that alone an input is quiet."""
         self._at_end.discard(input_)
-        self._marked.pop(input_, None)
-        self._waited_for.pop(input_, None)
-
-    def brought(self, input_: Input) -> None:
-        """Note that an input brought something of its own."""
-        self._last_real[input_] = self._now()
+        kinds = {entry.item.__class__ for entry in entries} - {Rejected}
+        if kinds:
+            self._marked.pop(input_, None)
+            self._waited_for.pop(input_, None)
+        if kinds - {TimeMarker}:
+            self._last_real[input_] = self._now()
 
     def at_end(self, input_: Input) -> None:
         """Note that there is no more of an input for now."""

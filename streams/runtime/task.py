@@ -145,15 +145,17 @@ class Task:
 
     # -- input ------------------------------------------------------------------------------------------------
 
-    def feed(self, records: Sequence[Record]) -> None:
-        """Decode records of one input and put them in line; those that were taken before are left out."""
+    def feed(self, records: Sequence[Record]) -> Sequence[Entry]:
+        """Decode records of one input, put them in line, and return them; those taken before are left out."""
         if not records:
-            return
+            return ()
         rank = self._rank[records[0].input]
         position = self._merge.positions[rank]
         if records[0].offset < position:
             records = [record for record in records if record.offset >= position]
-        self._merge.push(self._entries(records, rank))
+        entries = self._entries(records, rank)
+        self._merge.push(entries)
+        return entries
 
     def _entries(self, records: Sequence[Record], rank: int, part: int = _PART) -> list[Entry]:
         """Decode records together; what must be looked at one by one is told from the rest part by part."""
@@ -210,9 +212,13 @@ class Task:
         """Time of a marker in each input without which nothing can be taken; None where nothing waits for one.
 
         Events are released by a marker just after them: what bears their very time could stand before them. With
-        `until`, only those up to that time (UTC ms) count.
+        `until`, only those up to that time (UTC ms) count, and nothing that is refused: its time is none.
         """
-        held = [entry for entry in self._merge.held() if until is None or entry.time <= until]
+        held = [
+            entry
+            for entry in self._merge.held()
+            if until is None or (entry.time <= until and entry.item.__class__ is not Rejected)
+        ]
         latest = max((entry.time for entry in held), default=-1)
         if not all(isinstance(entry.item, TimeMarker) for entry in held):
             return latest + 1

@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from schemas.codec import DecodeError
 from streams import kafka
 from streams.errors import CheckpointConflict, Fenced, RecoveryError, StoreUnavailable, TidecastError
-from streams.records import Input, Record, Said, is_marker
+from streams.records import Input, Record, Said
 from streams.runtime import hooks
 from streams.runtime.assignment import KafkaLog, committed_offsets, open_task
 from streams.runtime.checkpoint import Store
@@ -228,12 +228,8 @@ class Worker:
         """Give records of one input, which came one behind the other, to its task."""
         input_ = run[0].input
         task = self._rank_of.get(input_)
-        self._idle.heard(input_)
-        if task is None:
-            return
-        if not all(is_marker(record) for record in run):
-            self._idle.brought(input_)
-        task.feed(run)
+        if task is not None:
+            self._idle.heard(input_, task.feed(run))
 
     def _patience_s(self) -> float:
         """Return how long to wait for messages: not at all while there is something to do."""

@@ -138,6 +138,29 @@ def test_a_worker_without_any_traffic_keeps_up_with_the_others(shop: Shop) -> No
     assert [role.stop() for role in roles] == [0, 0]
 
 
+def test_garbage_holds_nothing_up(shop: Shop) -> None:
+    """A click after a quiet night is answered, whatever rubbish stands behind it or goes on arriving beside it."""
+    create(shop.settings())
+    producer = shop.producer()
+    send = sender(shop, producer)
+    role = shop.start("tally", module="tests.runtime.run_tally")
+    for partition in (0, 1):
+        send("orders", partition, 0, {"order_id": f"{partition}", "status": "placed", "lines": [{"product_id": "p"}]})
+        send("clickstream", partition, 1, {"type": "view", "product_id": "p"})
+    assert producer.flush(30) == 0
+    wait_until(lambda: applied(role) == 4, "the evening", tell=role.status)
+    send("clickstream", 0, 86_400_000, {"type": "view", "product_id": "p"})
+    producer.produce(shop.prefix + "clickstream", b"garbage", partition=0)
+
+    def answered() -> bool:
+        producer.produce(shop.prefix + "orders", b"garbage", partition=0)
+        producer.poll(0)
+        return applied(role) == 5
+
+    wait_until(answered, "the morning's click", deadline_s=30, tell=role.status)
+    assert role.stop() == 0
+
+
 def sender(shop: Shop, producer: Producer) -> Callable[[str, int, int, dict[str, Any]], None]:
     """Return a function that sends an event to a partition; its time is given in ms after the start."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from streams.records import MARKER_HEADER, Input, Record
 from streams.runtime.checkpoint import decode_header
 from streams.runtime.marking import IdleInputs
+from streams.runtime.merge import Entry
 from streams.runtime.task import Task
 from streams.settings import Settings
 from streams.topologies.score import ScoreStage
@@ -30,10 +32,14 @@ class Log:
         self.task.start(dict.fromkeys(INPUTS, 0), dict.fromkeys(INPUTS, 0), 0)
         self._ends = dict.fromkeys(INPUTS, 0)
 
-    def append(self, input_: Input, value: dict[str, object], headers: tuple[tuple[str, bytes], ...] = ()) -> None:
+    def append(
+        self, input_: Input, value: dict[str, object] | bytes, headers: tuple[tuple[str, bytes], ...] = ()
+    ) -> Sequence[Entry]:
         """Write a record, and let the task read it."""
-        self.task.feed([Record(input_, self._ends[input_], None, json.dumps(value).encode(), 10**9, headers)])
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        record = Record(input_, self._ends[input_], None, data, 10**9, headers)
         self._ends[input_] += 1
+        return self.task.feed([record])
 
     def work(self) -> int:
         """Take and apply what can be; return how many events it was."""
@@ -80,22 +86,29 @@ class Traffic:
         self.idle = IdleInputs(Settings().time, lambda: self.now)
         self.idle.begin()
         self.number = 0
+        self.applied = 0
 
     def click(self, time: int) -> None:
         self.number += 1
         event = {"event_id": f"{self.number}", "type": "view", "time": time, "user_id": "u", "product_id": "p"}
-        self.log.append(INPUTS[0], event)
-        self.idle.heard(INPUTS[0])
-        self.idle.brought(INPUTS[0])
-        self.log.work()
+        self._bring(INPUTS[0], event)
 
     def order(self, time: int) -> None:
         self.number += 1
         event = {"event_id": f"{self.number}", "order_id": f"{self.number}", "status": "placed", "time": time}
-        self.log.append(INPUTS[1], event | {"lines": [{"product_id": "p"}]})
-        self.idle.heard(INPUTS[1])
-        self.idle.brought(INPUTS[1])
-        self.log.work()
+        self._bring(INPUTS[1], event | {"lines": [{"product_id": "p"}]})
+
+    def garbage(self, input_: Input) -> None:
+        self._bring(input_, b"garbage")
+
+    def mark(self, input_: Input, time: int) -> None:
+        self._bring(input_, {"time": time, "source": "w"}, MARKED)
+
+    def _bring(
+        self, input_: Input, value: dict[str, object] | bytes, headers: tuple[tuple[str, bytes], ...] = ()
+    ) -> None:
+        self.idle.heard(input_, self.log.append(input_, value, headers))
+        self.applied += self.log.work()
 
     def marks(self, elsewhere: int | None = None) -> list[tuple[Input, int]]:
         return list(self.idle.marks([self.log.task], elsewhere))
@@ -178,3 +191,37 @@ def test_a_task_that_never_had_anything_follows_those_of_other_workers() -> None
     assert traffic.marks() == []
     assert traffic.marks(elsewhere=5_000) == [(input_, 5_000) for input_ in INPUTS]
     assert traffic.marks(elsewhere=5_000) == []
+
+
+@given(
+    arrivals=st.lists(
+        st.tuples(st.sampled_from(["click", "order", "garbage", "late marker"]), st.integers(1, 9)), max_size=8
+    ),
+    garbage=st.sets(st.sampled_from(INPUTS)),
+)
+def test_what_is_refused_holds_nothing_up(arrivals: list[tuple[str, int]], garbage: set[Input]) -> None:
+    """Whatever came, and however much garbage goes on coming, all events are applied within a few idle times.
+
+    And no more markers are written than there are steps to take.
+    """
+    traffic, step_ms = Traffic(), Settings().time.allowed_lateness_s * 1_000 // 3
+    for kind, place in arrivals:
+        if kind == "garbage":
+            traffic.garbage(INPUTS[place % 2])
+        elif kind == "late marker":
+            traffic.mark(INPUTS[place % 2], 1)
+        else:
+            (traffic.click if kind == "click" else traffic.order)(place * step_ms)
+    events = sum(kind in ("click", "order") for kind, _ in arrivals)
+    written = 0
+    for _ in range(60):
+        traffic.now += IDLE_S / 10
+        for input_ in garbage:
+            traffic.garbage(input_)
+        for input_ in INPUTS:
+            traffic.idle.at_end(input_)
+        for input_, time in traffic.marks():
+            traffic.mark(input_, time)
+            written += 1
+    assert traffic.applied == events
+    assert written <= 4 * len(arrivals) + (60 if garbage else 0)
