@@ -333,8 +333,9 @@ def _no_json() -> str:
     """Return the names of the variables that must be JSON and are not; their values may hold passwords."""
     wrong = []
     for name, value in os.environ.items():
-        section, _, key = name.removeprefix("TIDECAST_").lower().partition("__")
-        field = Settings.model_fields.get(section) if name.startswith("TIDECAST_") else None
+        given, _, key = name.lower().partition("__")
+        section = given.removeprefix("tidecast_")
+        field = Settings.model_fields.get(section) if section != given else None
         own = field.annotation.model_fields.get(key) if field is not None and field.annotation is not None else None
         if field is not None and (not key or (own is not None and get_origin(own.annotation) in (dict, list, tuple))):
             try:

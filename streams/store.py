@@ -106,7 +106,8 @@ class RedisStore:
         except NoPermissionError as error:
             _LOG.warning("Redis does not say whether it evicts rows (%s); maxmemory-policy must be noeviction", error)
             return
-        for node, memory in told.items() if self._cluster else [("Redis", told)]:
+        # Of a cluster with one shard the client gives what that one said.
+        for node, memory in [("Redis", told)] if "maxmemory_policy" in told else told.items():
             policy = str(memory.get("maxmemory_policy"))
             if policy.startswith("allkeys"):
                 raise ConfigurationError(

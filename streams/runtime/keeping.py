@@ -11,7 +11,8 @@ from streams.runtime.checkpoint import Checkpoint, Store
 from streams.runtime.task import Batch, Task
 
 SWEPT_ROWS = 500
-"""Rows looked at for expiry, a checkpoint."""
+"""Rows looked at for expiry, a checkpoint and period that waits: of a log read fast, many days do."""
+_SWEPT_PERIODS = 100
 
 
 def fetch(store: Store, task: Task, batch: Batch) -> None:
@@ -43,10 +44,15 @@ def keep(store: Store, task: Task, cached: int, swept: int = SWEPT_ROWS) -> None
 
 
 def _take(store: Store, task: Task, swept: int) -> Checkpoint:
-    period = task.expiry_period()
-    if period is not None and task.watermark is not None:
-        old, looked_at = store.old_keys(task.name, period, task.watermark - task.stage.memory_ms, swept)
-        task.expire(period, old, looked_at, complete=looked_at < swept)
+    periods = task.expired_periods()[:_SWEPT_PERIODS]
+    left = swept * len(periods)
+    for period in periods:
+        assert task.watermark is not None
+        if left <= 0:
+            break
+        old, looked_at = store.old_keys(task.name, period, task.watermark - task.stage.memory_ms, left)
+        task.expire(period, old, looked_at, complete=looked_at < left)
+        left -= looked_at
     return task.checkpoint()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import msgspec
@@ -65,9 +65,11 @@ class Merge:
         """Greatest event time among the records held."""
         return max((queue[-1].time for queue in self._queues if queue), default=None)
 
-    def held(self) -> Iterator[Entry]:
-        """Yield all records held, input by input."""
-        return chain.from_iterable(self._queues)
+    def held(self, until: int | None = None) -> Iterator[Entry]:
+        """Yield the records held, input by input; with `until` (ms), those of each up to the first later one."""
+        if until is None:
+            return chain.from_iterable(self._queues)
+        return chain.from_iterable(takewhile(lambda entry: entry.time <= until, queue) for queue in self._queues)
 
     def waits_for(self) -> list[int]:
         """Ranks of the empty inputs that hold back the others; empty when nothing is held back."""

@@ -212,13 +212,9 @@ class Task:
         """Time of a marker in each input without which nothing can be taken; None where nothing waits for one.
 
         Events are released by a marker just after them: what bears their very time could stand before them. With
-        `until`, only those up to that time (UTC ms) count, and nothing that is refused: its time is none.
+        `until`, only those up to that time (UTC ms) count that no later one stands before.
         """
-        held = [
-            entry
-            for entry in self._merge.held()
-            if until is None or (entry.time <= until and entry.item.__class__ is not Rejected)
-        ]
+        held = list(self._merge.held(until))
         latest = max((entry.time for entry in held), default=-1)
         if not all(isinstance(entry.item, TimeMarker) for entry in held):
             return latest + 1
@@ -258,7 +254,7 @@ class Task:
         """Take fetched rows, those first that wait to be written. Raises RecoveryError for damaged ones."""
         pending = self._unwritten[0]
         for key, row in rows.items():
-            if row is not None and key.startswith(self.stage.expiring):
+            if row is not None and key not in pending and key.startswith(self.stage.expiring):
                 self._listed[key] = last_touched(row) // _PERIOD_MS
         with reading(self.name):
             self.state.load({key: pending.get(key, row) for key, row in rows.items()} if pending else rows)
@@ -310,12 +306,12 @@ class Task:
         """Whether a checkpoint would say anything new."""
         return self._written != self._merge.positions
 
-    def expiry_period(self) -> int | None:
-        """The oldest period whose rows may have expired, None where none has."""
-        if self.watermark is None or not self._periods:
-            return None
-        oldest = min(self._periods)
-        return oldest if (oldest + 1) * _PERIOD_MS <= self.watermark - self.stage.memory_ms else None
+    def expired_periods(self) -> list[int]:
+        """The periods whose rows may all have expired, oldest first."""
+        if self.watermark is None:
+            return []
+        over = (self.watermark - self.stage.memory_ms) // _PERIOD_MS
+        return sorted(period for period in self._periods if period < over)
 
     def expire(self, period: int, keys: Sequence[str], looked_at: int, complete: bool) -> None:
         """Drop rows that the store says are old, unless they were touched in memory since."""

@@ -129,6 +129,10 @@ def _check_format(form: str) -> None:
         raise ValueError(f"format {form!r} is no strptime format ({error}); such as %d/%m/%Y %H:%M") from None
     if read.date() != _A_TIME.date():
         raise ValueError(f"format {form!r} leaves out the year, the month or the day; such as %d/%m/%Y %H:%M")
+    if read.hour not in (0, _A_TIME.hour):
+        raise ValueError(f"format {form!r} tells no morning from evening; give %p beside %I, or %H")
+    if "%Z" in form.replace("%%", ""):
+        raise ValueError(f"format {form!r}: a zone's name is not read; give its offset as %z, or the source's timezone")
 
 
 _TEXT = ("map", "prefix", "missing", "default")

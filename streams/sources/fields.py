@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from math import isinf
 
 from streams.sources.description import FieldSpec, FilterSpec, Scalar
 from streams.sources.values import BadValue, check_text, minor_units, number, scaled, time_reader, whole
@@ -32,10 +33,10 @@ def text_field(name: str, spec: FieldSpec | None, index: Index) -> Callable[[Row
     if spec is None:
         return lambda row: None
     if spec.value is not None:
-        constant = check_text(name, plain(spec.value))
+        constant = _constant(name, spec.value)
         return lambda row: constant
     raw = _raw(spec, index)
-    default = None if spec.default is None else plain(spec.default)
+    default = _constant(name, spec.default)
     if spec.map is None and spec.prefix is None:
         if default is None and not spec.missing and len(spec.columns) == 1:
             return _column(name, index[spec.columns[0]])
@@ -52,6 +53,11 @@ def text_field(name: str, spec: FieldSpec | None, index: Index) -> Callable[[Row
         return default if value is None else find(value)
 
     return look_up
+
+
+def _constant(name: str, value: Scalar | None) -> str | None:
+    """Return a text of the description; an empty one is no value, as in a cell. Raises BadValue."""
+    return None if value is None else check_text(name, plain(value)) or None
 
 
 def required(name: str, read: Callable[[Row], str | None]) -> Callable[[Row], str]:
@@ -134,7 +140,10 @@ def covariate(column: str, index: Index) -> Callable[[Row], float | None]:
         if not text:
             return None
         flag = _FLAGS.get(text.lower())
-        return flag if flag is not None else float(number(column, text))
+        value = flag if flag is not None else float(number(column, text))
+        if isinf(value):
+            raise BadValue("invalid", column, f"{text[:40]!r} is out of bounds")
+        return value
 
     return read
 
@@ -191,25 +200,24 @@ def _raw(spec: FieldSpec, index: Index) -> Callable[[Row], str | None]:
     return several
 
 
-def _finder(name: str, spec: FieldSpec, default: str | None) -> Callable[[str], str]:
-    def unknown(value: str) -> str:
-        if default is None:
+def _finder(name: str, spec: FieldSpec, default: str | None) -> Callable[[str], str | None]:
+    def unknown(value: str) -> str | None:
+        if spec.default is None:
             known = ", ".join(map(repr, spec.map or spec.prefix or ()))
             raise BadValue("invalid", name, f"{value[:40]!r} is none of {known}; extend the table or give a default")
         return default
 
     if spec.map is not None:
-        table = {key: plain(value) for key, value in spec.map.items()}
+        table = {key: _constant(name, value) for key, value in spec.map.items()}
 
-        def by_value(value: str) -> str:
-            found = table.get(value)
-            return unknown(value) if found is None else found
+        def by_value(value: str) -> str | None:
+            return table[value] if value in table else unknown(value)
 
         return by_value
     # The longest prefix wins, whatever the order in the file.
-    prefixes = sorted(((key, plain(value)) for key, value in (spec.prefix or {}).items()), key=lambda p: -len(p[0]))
+    prefixes = sorted(((key, _constant(name, v)) for key, v in (spec.prefix or {}).items()), key=lambda p: -len(p[0]))
 
-    def by_prefix(value: str) -> str:
+    def by_prefix(value: str) -> str | None:
         for prefix, found in prefixes:
             if value.startswith(prefix):
                 return found

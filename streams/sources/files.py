@@ -11,6 +11,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
@@ -105,48 +106,58 @@ class TableFile:
 
     def _csv_header(self, wanted: list[str]) -> list[str]:
         with self._open() as text:
-            header = next(csv.reader(text), [])
+            try:
+                header: Row = next(_csv_reader(text), [])
+            except csv.Error as error:
+                raise SourceError(
+                    f"{self.path}: [{self.table}] its first row is no CSV ({error}); is a quote open in it?"
+                ) from error
         self._missing(wanted, header)
         return header
 
     def _csv_rows(self) -> Iterator[RawRow]:
-        csv.field_size_limit(_LONGEST_CELL)
+        """Yield the rows. Where a quote is astray its line is read by itself, so that it takes no others with it."""
         width = len(self.header)
         join = "".join
         with self._open() as text:
-            latest = ""
+            held: list[str] = []
+            take = held.append
+            again: deque[str] = deque()
 
             def lines() -> Iterator[str]:
-                nonlocal latest
-                for latest in text:  # noqa: UP028  (it is looked at below)
-                    yield latest
+                while again:
+                    take(again.popleft())
+                    yield held[-1]
+                for line in text:
+                    take(line)
+                    yield line
 
-            reader = csv.reader(lines())
+            reader = _csv_reader(lines())
             next(reader, None)
-            number, begun, ended = 0, 0, reader.line_num
+            number = 0
             while True:
+                held.clear()
+                problem = None
                 try:
-                    for row in reader:
-                        begun, ended = ended, reader.line_num
-                        if not row:
-                            continue
-                        number += 1
-                        bad = None
-                        if not join(row).isascii() and _UNDECODED.search(join(row)):
-                            bad = BadValue("undecodable", "row", "is not UTF-8")
-                        elif len(row) != width:
-                            bad = BadValue("invalid", "row", f"has {len(row)} fields where the header has {width}")
-                        yield number, row, bad
-                    # A cell of several lines ends in one with the closing quote.
-                    if ended - begun > 1 and '"' not in latest:
-                        raise SourceError(
-                            f"{self.path}: [{self.table}] row {number} opens a quote that nothing closes: "
-                            f"lines {begun + 1} to {ended} are one cell; close it"
-                        )
-                    return
+                    row = next(reader, None)
                 except csv.Error as error:
-                    number += 1
-                    yield number, [], BadValue("undecodable", "row", f"is no CSV: {error}")
+                    row, problem = _alone(held[0]), error
+                    # Read by this reader, and no part of the row.
+                    again.extendleft(reversed(held[1:]))
+                    reader = _csv_reader(lines())
+                if row is None:
+                    return
+                if not row and problem is None:
+                    continue
+                number += 1
+                bad = None
+                if not join(row).isascii() and _UNDECODED.search(join(row)):
+                    bad = BadValue("undecodable", "row", "is not UTF-8")
+                elif len(row) != width and problem is not None:
+                    bad = BadValue("undecodable", "row", f"is no CSV: {problem}")
+                elif len(row) != width:
+                    bad = BadValue("invalid", "row", f"has {len(row)} fields where the header has {width}")
+                yield number, row, bad
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
         # The text of a number stays as it is: 0.1 is a tenth.
@@ -195,10 +206,23 @@ class TableFile:
         numbers = iter(range(1, 1 << 62))
         with self._explained(), _pyarrow(self.path).ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=10_000, columns=self.header):
-                columns = [_plain_times(batch.column(name)).to_pylist() for name in self.header]
+                columns = [_values(_plain_times(batch.column(name))) for name in self.header]
                 for values in zip(*columns, strict=True):
                     row, bad = _cells(values)
                     yield next(numbers), row, bad
+
+
+def _csv_reader(lines: Iterable[str]) -> Any:
+    csv.field_size_limit(_LONGEST_CELL)
+    return csv.reader(lines, strict=True)
+
+
+def _alone(line: str) -> Row:
+    """Return the cells of a line that is no CSV as it stands, a quote in it being a character like others."""
+    try:
+        return next(csv.reader([line.rstrip("\r\n")]), [])
+    except csv.Error:
+        return []
 
 
 def _pyarrow(path: Path) -> Any:
@@ -236,6 +260,24 @@ def _plain_times(column: Any) -> Any:
     return column
 
 
+class _Beyond:
+    """Stands for a value that Python has none for: a time after its last year, or in a zone that does not exist."""
+
+
+def _values(column: Any) -> list[Any]:
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, KeyError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, KeyError):
+        return _Beyond()
+
+
 def _cells(values: Iterable[Any]) -> tuple[Row, BadValue | None]:
     row: Row = []
     bad = None
@@ -247,7 +289,8 @@ def _cells(values: Iterable[Any]) -> tuple[Row, BadValue | None]:
         else:
             text = _cell(value)
             if text is None:
-                bad = BadValue("invalid", "row", f"holds a {type(value).__name__} where one value is needed")
+                found = "what cannot be read" if isinstance(value, _Beyond) else f"a {type(value).__name__}"
+                bad = BadValue("invalid", "row", f"holds {found} where one value is needed")
             row.append(text or "")
     return row, bad
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from schemas.codec import Order, OrderLine
-from schemas.wire import MAX_INT, MAX_LINES, TIME_END
+from schemas.wire import MAX_INT, MAX_LINES, MAX_TEXT, TIME_END
 from streams.records import ORDERS
 from streams.sources.description import ORDER_STATUSES, OrdersSpec, SourceSpec
 from streams.sources.fields import Index, Row, money_field, required, text_field, whole_field
@@ -130,7 +130,8 @@ class Orders(Table):
         draft = self._open.get(name)
         if draft is None or len(draft.lines) == MAX_LINES:
             event_id = f"{self._prefix}{number}"
-            known_as = order if self._is_first(name, time) else f"{order}#{number}"
+            apart = "" if self._is_first(name, time) else f"#{number}"
+            known_as = order[: MAX_TEXT - len(apart)] + apart
             draft = _Draft(time, event_id, known_as, name, session, country, channel, [])
             self._open[name] = draft
             self._drafts.append(draft)

@@ -124,14 +124,19 @@ def _since_epoch(unit: str) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         try:
-            value = int(text) * factor if len(text) < 20 else TIME_END
+            value = int(text) * factor if len(text) < 20 else _floor(text, factor)
         except ValueError:
-            value = int((number("time", text) * factor).to_integral_value("ROUND_FLOOR"))
+            value = _floor(text, factor)
         if not 0 <= value < TIME_END:
             raise BadValue("invalid", "time", f"{text[:40]!r} is outside 1970 to 2099; is unit = {unit!r} right?")
         return value
 
     return parse
+
+
+def _floor(text: str, factor: int) -> int:
+    value = number("time", text)
+    return int(_EXACT.multiply(value, factor).to_integral_value("ROUND_FLOOR")) if value.adjusted() < 20 else TIME_END
 
 
 def _iso(slow: Callable[[str], int]) -> Callable[[str], int]:

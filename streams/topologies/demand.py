@@ -352,6 +352,10 @@ class _DemandState(Forward):
         assert self._closed is not None
         product, number = row.product_id, self._stage.calendar.number(row.time)
         series = self._series[product]
+        if self._stage.calendar.start(number + 1) < row.at - self._stage.memory_ms:
+            # Whether or not the row is still stored.
+            step.count("activity_before_memory")
+            return
         if row.kind == EventKind.PURCHASE and number > series.last:
             self._wake(product, number, step, outputs)
         bucket = series.closed_at(number)
@@ -378,7 +382,8 @@ class _DemandState(Forward):
         assert self._closed is not None
         series, rest = self._series[product], self._stage.settings.demand.retire_after
         series.sold = max(series.sold, number)
-        first = series.last + 1 if series.closed else number
+        # What lies between two lives is in no history.
+        first = max(series.last + 1, number) if series.closed else number
         for one in range(first, min(self._closed, series.sold + rest) + 1):
             bucket = series.close(one, kept=self._stage.kept, empty=True)
             step.count("buckets_closed")

@@ -15,7 +15,8 @@ from features.sets import MEMORY_MS
 from schemas.codec import Order, OrderLine
 from schemas.internal import Watermark
 
-_LINES_KEPT = 100
+ORDERS_KEPT = LINES_KEPT = 1_000
+"""Of one customer. The oldest orders go whole: a part of one could not be cancelled. The latest one always stays."""
 
 
 class Bought(msgspec.Struct, array_like=True):
@@ -66,8 +67,6 @@ class OrderBook(msgspec.Struct):
         if self.entered.pop(order.order_id, None) is not None:
             self.lines = [line for line in self.lines if line.order_id != order.order_id]
         self.entered[order.order_id] = at
-        for oldest in list(self.entered)[:-_LINES_KEPT]:
-            del self.entered[oldest]
         bought = [
             Bought(
                 order.order_id,
@@ -81,8 +80,10 @@ class OrderBook(msgspec.Struct):
             for line in order.lines
         ]
         self.lines.extend(bought)
-        # An order stays whole: a part of it could not be cancelled.
-        del self.lines[: -max(_LINES_KEPT, len(bought))]
+        while len(self.entered) > ORDERS_KEPT or (len(self.lines) > LINES_KEPT and len(self.entered) > 1):
+            oldest = next(iter(self.entered))
+            del self.entered[oldest]
+            self.lines = [line for line in self.lines if line.order_id != oldest]
         return bought
 
     def cancel(self, order_id: str, at: int) -> list[Bought]:

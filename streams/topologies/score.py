@@ -250,7 +250,8 @@ class _ScoreState(Forward):
     def drain(self) -> Rows:
         rows: Rows = {f"u:{user}": row for user, row in self._features.drain_users().items()}
         for key in self._dirty_books:
-            rows[f"o:{key}"] = self._books[key].pack()
+            book = self._books[key]
+            rows[f"o:{key}"] = book.pack() if book.entered else None
         self._dirty_books.clear()
         return rows
 

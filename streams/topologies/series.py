@@ -86,8 +86,13 @@ class Series(msgspec.Struct):
         return any(one > number and bucket.sales for one, bucket in self.open.items())
 
     def close(self, number: int, *, kept: int, empty: bool = False) -> Bucket:
-        """Close bucket `number`, `empty` or as it is, and as empty all between it and the last one. Returns it."""
+        """Close bucket `number`, `empty` or as it is, and as empty all between it and the last one. Returns it.
+
+        What lies `kept` buckets behind it is forgotten, whether or not the row is still stored.
+        """
         bucket = (None if empty else self.open.get(number)) or Bucket()
+        if self.closed and number - self.last > kept:
+            self.closed = []
         if not self.closed:
             self.last = number - 1
         between = range(max(self.last + 1, number - kept + 1), number)

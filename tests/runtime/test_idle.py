@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams.records import MARKER_HEADER, Input, Record
@@ -193,6 +193,9 @@ def test_a_task_that_never_had_anything_follows_those_of_other_workers() -> None
     assert traffic.marks(elsewhere=5_000) == []
 
 
+@settings(max_examples=400)
+@example(arrivals=[("click", 5), ("click", 1), ("order", 1)], garbage=set())
+@example(arrivals=[("order", 1), ("click", 9), ("garbage", 2)], garbage=set())
 @given(
     arrivals=st.lists(
         st.tuples(st.sampled_from(["click", "order", "garbage", "late marker"]), st.integers(1, 9)), max_size=8

@@ -229,11 +229,28 @@ def test_a_file_without_a_readable_row_is_an_error(make_source: MakeSource) -> N
         list(make_source(CLICKS, **clicks("u,1704067200,p", "u,1704067201,p")).events())
 
 
-def test_a_quote_that_nothing_closes_is_an_error(make_source: MakeSource) -> None:
-    """The rest of the file would be one cell, and in no account; the error says where it opens."""
-    files = clicks(f"u,{DAY}00:00:00Z,p", f'u,{DAY}00:00:01Z,"p', *[f"u,{DAY}00:00:0{n}Z,p" for n in range(2, 9)])
-    with pytest.raises(SourceError, match="row 2 opens a quote that nothing closes: lines 3 to 10 are one cell"):
-        values(make_source(CLICKS, **files))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(astray=st.sets(st.integers(0, 39)))
+def test_a_quote_astray_takes_no_rows_with_it(make_source: MakeSource, astray: set[int]) -> None:
+    """Whether nothing closes it or another one does, in a cell far below: each row is read as it stands."""
+    lines = [f"u,{DAY}00:00:{n:02}Z," + '"' * (n in astray) + f"p{n}" for n in range(40)]
+    found = make_source(CLICKS, **clicks(*lines))
+    assert [click.product_id for click in values(found)] == [f"p{n}" for n in range(40)]
+    assert found.accounts.unreadable == {}
+
+
+def test_a_cell_of_several_lines_is_one(make_source: MakeSource) -> None:
+    """A closed quote may hold line ends and commas, and what is no CSV is counted by itself."""
+    lines = [
+        f'u,{DAY}00:00:00Z,"p\n1, and ""more"""',
+        f'u,{DAY}00:00:01Z,"p" 2',
+        f'u,{DAY}00:00:02Z,"p,3',
+        f"u,{DAY}00:00:03Z,{'x' * 1_000_001}",
+        f"u,{DAY}00:00:04Z,p5",
+    ]
+    found = make_source(CLICKS, **clicks(*lines))
+    assert [click.product_id for click in values(found)] == ['p\n1, and "more"', "p 2", "p,3", "p5"]
+    assert found.accounts.unreadable == {"clicks.row.undecodable": 1}
 
 
 def test_a_damaged_file_is_an_error(make_source: MakeSource) -> None:
