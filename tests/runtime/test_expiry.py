@@ -41,16 +41,27 @@ class _Shop:
         self.swept = swept
         self.store = _Reluctant()
         self.driver = TopologyDriver(Settings(), [ScoreStage], store=self.store)
-        self.clicks = 0
+        self.sent = 0
 
-    def click(self, user: str, day: float) -> None:
-        """Send a click of that day, and what moves the clock there; keep a checkpoint if the store takes one."""
+    def click(self, user: str, day: float, *, due: bool = True) -> None:
+        """Send a click of that day; then a checkpoint is `due`."""
+        self._send("clickstream", user, day, {"type": "view", "product_id": "p"}, due=due)
+
+    def order(self, user: str, day: float, status: str = "placed", *, due: bool = True) -> None:
+        """Send an order of that day, with an id of its own."""
+        order = {"order_id": f"{self.sent}", "status": status, "lines": [{"product_id": "p"}]}
+        self._send("orders", user, day, order, due=due)
+
+    def _send(self, topic: str, user: str, day: float, more: dict[str, object], *, due: bool) -> None:
+        """Send it, and what moves the clock there; keep a checkpoint, if the store takes one."""
         time = self.driver.now_ms = T0 + int(day * DAY)
-        click = {"event_id": f"{self.clicks}", "type": "view", "time": time, "user_id": user, "product_id": "p"}
-        self.clicks += 1
-        self.driver.pipe("clickstream", user.encode(), json.dumps(click).encode())
-        self.driver.mark_time(time)
+        event = {"event_id": f"{self.sent}", "time": time, "user_id": user, **more}
+        self.sent += 1
+        self.driver.pipe(topic, user.encode(), json.dumps(event).encode())
+        self.driver.mark_time(time + 1)
         self.driver.run(checkpoint=False)
+        if not due:
+            return
         try:
             keep(self.store, self.driver.tasks("score")[0], 1_000, self.swept)
         except StoreUnavailable:
@@ -118,6 +129,41 @@ def test_a_period_that_is_over_before_it_is_stored_is_still_looked_at() -> None:
         shop.click("new", MEMORY_DAYS + time)
     assert shop.store.users() == {"new"}
     assert shop.driver.counts("score")["expired_rows"] == 1
+
+
+def test_what_has_no_time_starves_no_other() -> None:
+    """A return without its purchase at every checkpoint keeps no expired row in the store."""
+    shop = _Shop()
+    for step in range(60):
+        day = step * 1.5
+        shop.order(f"r{step}", day, "returned", due=False)
+        shop.click(f"u{step}", day)
+    assert len(shop.store.users()) <= 2 * (MEMORY_DAYS + 3) / 1.5
+    assert not [key for _, key in shop.store.rows if key.startswith("o:")]
+
+
+def test_a_row_made_anew_while_the_old_one_goes_is_listed_again() -> None:
+    """An expired order book whose going is not written yet, and a return by the customer: it goes in its turn."""
+    shop = _Shop()
+    shop.order("x", 0)
+    shop.store.full = True
+    shop.click("y", MEMORY_DAYS + 3)
+    shop.order("x", MEMORY_DAYS + 3.1, "returned")
+    shop.store.full = False
+    for day in range(4, 3 * MEMORY_DAYS):
+        shop.click("y", MEMORY_DAYS + day)
+    assert "o:x" not in {key for _, key in shop.store.rows}
+    assert not {"u:x", "o:x"} & {key for keys in shop.store.periods.values() for key in keys}
+
+
+def test_a_log_that_is_read_fast_leaves_no_backlog() -> None:
+    """Ten days and more rows than one look's worth between two checkpoints: the store holds what the memory needs."""
+    shop = _Shop(swept=5)
+    for step in range(40):
+        for number in range(10):
+            shop.click(f"{step}-{number}", step * 10 + number, due=False)
+        shop.click(f"{step}", step * 10 + 9.5)
+    assert len(shop.store.users()) <= 11 * (MEMORY_DAYS / 10 + 2)
 
 
 def test_who_comes_back_before_the_row_is_gone_keeps_it() -> None:
