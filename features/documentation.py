@@ -237,7 +237,8 @@ matched with a purchase, it takes that back, out of the tile in which the purcha
 
 A cancellation takes back every line of its order of which something is left. What is matched with no purchase takes
 nothing back. Only purchases told as orders can be taken back, not those told as clicks, and only within {memory} of the
-order, by event time; an order that is first told as placed and later than that as paid counts as bought twice. What is
+order, by event time; an order that is first told as placed and later than that as paid counts as bought twice. The same
+holds of a customer's orders before the latest 1,000, or before those that make up the latest 1,000 lines. What is
 redriven is told, and known, as of the watermark. No count and no sum says less than 0.
 
 ## Catalog and plan

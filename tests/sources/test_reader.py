@@ -327,3 +327,54 @@ def test_events_are_values(make_source: MakeSource) -> None:
     assert isinstance(event, SourceEvent)
     with pytest.raises(AttributeError):
         event.position = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "user", ['missing = ["u"], default = ""', 'map = { u = "" }', 'prefix = { u = "" }', 'default = ""']
+)
+def test_an_empty_text_is_no_value(make_source: MakeSource, user: str) -> None:
+    """What a description calls "" names nobody: the event has no user, and its readers take it."""
+    toml = CLICKS.replace('user = "user"', f'user = {{ column = "user", {user} }}')
+    named = user == 'default = ""'
+    [first, *_] = found = values(
+        make_source(toml, **clicks("u,2024-01-01,p", ",2024-01-01,p") if named else clicks("u,2024-01-01,p"))
+    )
+    assert (first.user_id, found[-1].user_id) == ("u" if named else None, None)
+    assert all(decode_click(encode_event(click)) == click for click in found)
+
+
+def test_lines_apart_of_a_long_order_id_are_orders(make_source: MakeSource) -> None:
+    """What is put behind the id finds room, so that every reader takes the order."""
+    lines = [f"{'o' * 200},u,2024-01-{day:02},p,1,1" for day in range(1, 9)]
+    found = values(make_source(ORDERS, **orders(*lines)))
+    assert len({decode_order(encode_event(order)).order_id for order in found}) == 8
+
+
+@pytest.mark.parametrize("text", ["1704067200.1234567890", "01704067200.0000000001", "1704067200" + "." + "9" * 40])
+def test_seconds_have_as_many_digits_as_they_like(make_source: MakeSource, text: str) -> None:
+    """Finer parts than milliseconds are cut."""
+    toml = CLICKS.replace('time = "time"', 'time = { column = "time", unit = "s" }')
+    [click] = values(make_source(toml, **clicks(f"u,{text},p")))
+    assert click.time // 1_000 == T0 // 1_000
+
+
+def test_what_a_parquet_file_holds_and_nobody_can_read_is_counted(make_source: MakeSource, tmp_path: Path) -> None:
+    """Times after Python's last year, and text that is no UTF-8, are rows of their own; the others are read."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    broken = pyarrow.StringArray.from_buffers(
+        3, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pyarrow.py_buffer(b"p\xffq")
+    )
+    times = pyarrow.array([T0, T0 + 1, 9 * 10**15], pyarrow.timestamp("ms", "UTC"))
+    table = pyarrow.table({"user": ["u", "u", "u"], "time": times, "product": broken})
+    parquet.write_table(table, tmp_path / "clicks.parquet")
+    source = make_source(HEAD + CLICKS.replace("clicks.csv", "clicks.parquet"))
+    assert [click.product_id for click in values(source)] == ["p"]
+    assert sum(source.accounts.unreadable.values()) == 2
+    assert source.accounts.balanced()
+
+
+def test_a_header_that_never_ends_is_an_error(make_source: MakeSource) -> None:
+    """A quote opened in it makes one cell of the file."""
+    with pytest.raises(SourceError, match="first row is no CSV"):
+        make_source(CLICKS, **{"clicks.csv": 'user,"time,product\n' + "u,2024-01-01,p\n" * 100_000})

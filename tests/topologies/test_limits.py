@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.codec import Order, OrderLine
 from schemas.internal import ActivityRow, EventKind, decode_activity, decode_examples
@@ -14,7 +16,7 @@ from streams.errors import RecoveryError
 from streams.records import ACTIVITY, CLICKSTREAM, DEADLETTERS, EXAMPLES, ORDERS, PREDICTIONS, UNREADABLE_HEADER
 from streams.settings import DemandSettings, Settings
 from streams.topologies.demand import DemandStage
-from streams.topologies.orderbook import OrderBook
+from streams.topologies.orderbook import LINES_KEPT, ORDERS_KEPT, OrderBook
 from streams.topologies.score import ScoreStage
 from streams.topologies.series import Bucket, Series
 
@@ -85,6 +87,30 @@ def test_a_large_order_is_cancelled_whole() -> None:
     lines = tuple(OrderLine(product_id=f"p{number}") for number in range(1_000))
     assert len(book.purchase(Order("e", "o", "placed", START, lines), START)) == 1_000
     assert len(book.cancel("o", START + 1)) == 1_000
+
+
+@given(sizes=st.lists(st.integers(1, 400), max_size=12), small=st.integers(0, 1_200))
+def test_a_book_forgets_orders_whole_and_the_oldest_first(sizes: list[int], small: int) -> None:
+    """What is known can be cancelled to its last line, and is what was bought last; paid, it counts no second time."""
+    book, sizes = OrderBook(), [1] * small + sizes
+    told = [
+        Order(f"e{n}", f"o{n}", "placed", START + n, tuple(OrderLine(f"p{line}") for line in range(size)))
+        for n, size in enumerate(sizes)
+    ]
+    for n, one in enumerate(told):
+        assert len(book.purchase(one, START + n)) == sizes[n]
+    end = START + len(told)
+    known = [n for n, one in enumerate(told) if book.knows(one.order_id, end)]
+    assert known == list(range(len(told)))[len(told) - len(known) :]
+    assert (
+        len(known) == len(told)
+        or sum(sizes[n] for n in known) + sizes[known[0] - 1] > LINES_KEPT
+        or len(known) == ORDERS_KEPT
+    )
+    assert len(book.lines) == sum(sizes[n] for n in known) <= LINES_KEPT
+    for n in known:
+        assert book.purchase(told[n], end) == []
+        assert len(book.cancel(told[n].order_id, end)) == sizes[n]
 
 
 def test_a_header_that_cannot_be_named_is_a_dead_letter() -> None:
