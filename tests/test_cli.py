@@ -23,7 +23,7 @@ from streams.cli.features import _table as _features_table
 from streams.cli.status import _table
 from streams.errors import ConfigurationError, StoreUnavailable
 from streams.kafka import _SAME_LINE_S, _Sparing
-from streams.settings import Settings
+from streams.settings import Settings, load_settings
 from streams.supervisor import _kept_port, _tell, _told, embedded_environment
 
 
@@ -45,6 +45,27 @@ def test_embedded_servers_leave_what_was_set(tmp_path: Path, monkeypatch: pytest
     assert environment["TIDECAST_KAFKA__REST_AT_END_MS"] == "9"
     assert environment["TIDECAST_KAFKA__RENEW_PRODUCERS"] == "false"
     assert environment["TIDECAST_TRAIN__REGISTRY"] == "/models"
+
+
+def test_another_shell_has_the_settings_of_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose rows are whose depends on the shop: what was set, in a file or not, is written down, but no password."""
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        '[shop]\ntimezone = "Europe/London"\ncurrency = "GBP"\nrates = { EUR = 0.86 }\n'
+        '[kafka]\nsasl_password = "hush"\n'
+        '[demand]\nhorizon = 9\n[runtime]\nmetrics_port = 0\n[control]\nstatus_urls = ["http://a/", "http://b/"]\n'
+    )
+    monkeypatch.setenv("TIDECAST_CONFIG", str(file))
+    monkeypatch.setenv("TIDECAST_SHOP__COUNTRY", "GB")
+    there = load_settings()
+    environment = embedded_environment("127.0.0.1:1", "redis://127.0.0.1:2/0", tmp_path)
+    assert "hush" not in str(environment)
+    monkeypatch.delenv("TIDECAST_CONFIG")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    here = load_settings()
+    for section in ("shop", "demand", "runtime", "control", "score", "time"):
+        assert getattr(here, section) == getattr(there, section)
 
 
 @pytest.mark.parametrize("folder", ["data", "it's $HOME & more", "two\nlines"])

@@ -151,6 +151,6 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ImportError:
         raise ConfigurationError(
-            "backfill writes Parquet files, which needs pyarrow: pip install 'tidecast[parquet]'"
+            "backfill writes Parquet files, which needs pyarrow: pip install -e '.[parquet]' (in Tidecast's folder)"
         ) from None
     return pyarrow, pyarrow.parquet

@@ -101,9 +101,13 @@ def demand(
 
     learn = torch_is_here() if train is None else train
     if train is None and not learn:
-        sys.stderr.write("the sequence model is left out: torch is not installed (pip install 'tidecast[train]')\n")
+        sys.stderr.write(
+            "the sequence model is left out: torch is not installed; pip install -e '.[train]' (in Tidecast's folder)\n"
+        )
     elif learn and not torch_is_here():
-        raise ConfigurationError("--train needs torch: pip install 'tidecast[train]', or leave it out")
+        raise ConfigurationError(
+            "--train needs torch: pip install -e '.[train]' (in Tidecast's folder), or leave it out"
+        )
     shop = open_source(source)
     settings = load_settings()
     warn_of_misfit(with_shop_of(settings, shop), shop)

@@ -51,6 +51,7 @@ class Figures:
     """
 
     total: int = 0
+    timezone: str = "UTC"
     sent: int = 0
     clicks: int = 0
     anonymous: int = 0

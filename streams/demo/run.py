@@ -116,7 +116,7 @@ class _Watch:
     _printed: float = 0.0
 
     def __post_init__(self) -> None:
-        self.figures = Figures(total=self.shop.total)
+        self.figures = Figures(total=self.shop.total, timezone=self.settings.shop.timezone)
 
     def run(self, feeder: Feeder, stopping: threading.Event, polls: list[Callable[[], None]]) -> None:
         """Watch until the end, until told to stop, or until the feeder failed. Raises what `polls` raise."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from heapq import nlargest
 from textwrap import wrap
+from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -41,7 +42,7 @@ def screen(figures: Figures, shop: DemoShop, width: int, height: int) -> Rendera
 def line(figures: Figures) -> str:
     """Return one plain line for where there is no terminal."""
     return (
-        f"{when(figures.at)}  sent {figures.sent:,}  {_clicks(figures)} ({figures.rate():,.0f}/s)  "
+        f"{when(figures.at, figures.timezone)}  sent {figures.sent:,}  {_clicks(figures)} ({figures.rate():,.0f}/s)  "
         f"forecasts {figures.demands:,}  {quality(figures)}"
     )
 
@@ -98,9 +99,9 @@ def why_nothing(figures: Figures, lacking: dict[str, str], waited_s: float) -> s
     return f"no worker said anything within {waited_s:.0f} s"
 
 
-def when(time_ms: int) -> str:
-    """Return a time for people."""
-    return datetime.fromtimestamp(time_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M") if time_ms else "–"
+def when(time_ms: int, timezone: str) -> str:
+    """Return a time for people, by the shop's clock."""
+    return datetime.fromtimestamp(time_ms / 1_000, ZoneInfo(timezone)).strftime("%Y-%m-%d %H:%M") if time_ms else "–"
 
 
 def _clicks(figures: Figures) -> str:
@@ -118,7 +119,7 @@ def _header(figures: Figures, shop: DemoShop) -> Panel:
     progress.add_column(no_wrap=True)
     progress.add_column(ratio=1)
     progress.add_row(
-        f"shop time {when(figures.at)}  {figures.sent:,} of {figures.total:,} events sent",
+        f"shop time {when(figures.at, figures.timezone)}  {figures.sent:,} of {figures.total:,} events sent",
         ProgressBar(total=max(1, figures.total), completed=figures.sent),
     )
     scored = Text(f"{figures.rate():,.0f} clicks/s  {_clicks(figures)}", no_wrap=True, overflow="ellipsis")
@@ -151,7 +152,7 @@ def _products(figures: Figures, shop: DemoShop, rows: int, name_width: int) -> R
     if day is None:
         return Text("no day is over yet", style="italic")
     # Hourly buckets have a time worth showing.
-    date = when(day).removesuffix(" 00:00")
+    date = when(day, figures.timezone).removesuffix(" 00:00")
     title = f"sold on {date}, as forecast before" if figures.compared else f"will sell on {date}"
     numbers = ("forecast", "80% interval", "sold", *(["true mean"] if shop.true_mean is not None else []))
     table = _table("product", name_width, *numbers)

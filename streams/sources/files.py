@@ -229,7 +229,9 @@ def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise SourceError(f"{path}: reading .parquet needs an extra: pip install 'tidecast[parquet]'") from None
+        raise SourceError(
+            f"{path}: reading .parquet needs an extra: pip install -e '.[parquet]' (in Tidecast's folder)"
+        ) from None
     return _Explained(parquet, path)
 
 

@@ -242,7 +242,7 @@ def test_the_control_worker_trains(compose: Compose) -> None:
         assert json.loads(training["tail"][-1])["decision"], said
     else:
         assert training["last"]["exit_code"] == 2, said
-        assert "pip install 'tidecast[train]'" in said
+        assert "pip install -e '.[train]' (in Tidecast's folder)" in said
 
 
 def test_the_training_service_asks_for_a_gpu(compose: Compose) -> None:

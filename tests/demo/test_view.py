@@ -89,6 +89,21 @@ def test_a_source_has_no_columns_for_a_truth_that_nobody_knows() -> None:
     assert "sold" in text
 
 
+def test_times_are_by_the_clock_of_the_shop() -> None:
+    """A day is named by the date that it has there."""
+    figures = some_figures()
+    figures.timezone = "Europe/Berlin"
+    berlin = 20_000 * DAY - DAY // 12
+    figures.forecasts[berlin], figures.sold[berlin] = (
+        figures.forecasts.pop(20_000 * DAY),
+        figures.sold.pop(20_000 * DAY),
+    )
+    figures.compared = berlin
+    text = "\n".join(shown(figures, a_shop(simulated=False), 80, 24))
+    assert "sold on 2024-10-04, as forecast" in text
+    assert "shop time 2024-10-05 02:00" in text
+
+
 def test_an_empty_screen_can_be_shown() -> None:
     """Before anything came back, the screen says so."""
     assert "no day is over yet" in "\n".join(shown(Figures(), a_shop(simulated=True), 80, 24))

@@ -154,4 +154,7 @@ def test_serving_needs_no_torch() -> None:
         "except ImportError as error: print(error)\n"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines() == ["(1, 2)", "training needs torch, which is not installed: pip install 'tidecast[train]'"]
+    assert out.splitlines() == [
+        "(1, 2)",
+        "training needs torch, which is not installed: pip install -e '.[train]' (in Tidecast's folder)",
+    ]

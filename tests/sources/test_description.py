@@ -64,7 +64,7 @@ def test_parquet_without_its_extra(make_source: MakeSource, monkeypatch: pytest.
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(SourceError, match=r"tidecast\[parquet\]"):
+    with pytest.raises(SourceError, match=r"pip install -e '\.\[parquet\]'"):
         make_source(CLICKS.replace(".csv", ".parquet"), **{"clicks.parquet": b"PAR1"})
 
 
