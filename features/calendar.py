@@ -87,8 +87,10 @@ def _holidays(country: str) -> frozenset[int]:
     # Not at the top: a tenth of a second of every start, and few countries are asked for.
     import holidays
 
-    name, _, part = country.partition("-")
+    name, dash, part = country.partition("-")
     try:
+        if not (name.isupper() and name.isalpha()) or bool(dash) != bool(part):
+            raise NotImplementedError  # the package looks names up among its own parts
         with warnings.catch_warnings():
             # Some countries' holidays are known for some decades only.
             warnings.simplefilter("ignore")

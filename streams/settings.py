@@ -170,6 +170,7 @@ class LearnSettings(_Section):
     max_pending: int = Field(
         200_000,
         ge=100,
+        le=1_000_000_000,
         description="examples in memory (1.2 KB each) that wait for their outcome; the others are read from the log "
         "again when their horizon is over; its orders, and a note on each message, come on top. Changed, all is learnt "
         "anew",
@@ -215,7 +216,9 @@ class ControlSettings(_Section):
         None, gt=0, le=1, description="share of subjects whose predictions are judged; empty: as many as load allows"
     )
     lookback_s: int = Field(3_600, ge=0, le=30 * 86_400, description="how far back in the log judging begins")
-    max_pending: int = Field(100_000, ge=1_000, description="predictions in memory that wait for their outcome")
+    max_pending: int = Field(
+        100_000, ge=1_000, le=1_000_000_000, description="predictions in memory that wait for their outcome"
+    )
 
     @field_validator("status_urls")
     @classmethod
@@ -290,12 +293,17 @@ def load_settings(path: Path | None = None) -> Settings:
         except (ValueError, RecursionError, ArithmeticError) as error:
             raise ConfigurationError(f"{path}: is not valid TOML ({error})") from error
     _refuse_unknown_variables()
+    own = [key for key in values if key.startswith("_")]  # pydantic-settings' arguments, not ours
+    if own:
+        raise ConfigurationError(
+            f"{path}: {own[0]}: there is no such setting; sections: {', '.join(Settings.model_fields)}"
+        )
     try:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
-    except SettingsError as error:
-        raise ConfigurationError(f"{_no_json()}: {error.__cause__}; give it as JSON") from error
+    except (SettingsError, RecursionError) as error:
+        raise ConfigurationError(f"{_no_json()}: {error.__cause__ or error}; give it as JSON") from error
 
 
 def masked(settings: Settings) -> dict[str, Any]:
@@ -340,7 +348,7 @@ def _no_json() -> str:
         if field is not None and (not key or (own is not None and get_origin(own.annotation) in (dict, list, tuple))):
             try:
                 json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 wrong.append(name)
     return ", ".join(wrong)
 

@@ -96,3 +96,26 @@ def test_what_must_be_json_is_named(monkeypatch: pytest.MonkeyPatch, variable: s
     with pytest.raises(ConfigurationError, match=f"^{variable}: .*give it as JSON$") as caught:
         load_settings()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TIDECAST_LEARN__MAX_PENDING", "1" + "0" * 30),
+        ("TIDECAST_SHOP", "[" * 20_000),
+        *(("TIDECAST_SHOP__COUNTRY", bad) for bad in ("utils", "__init__", "HolidayBase", "DE-", "XX", "DE-XX")),
+    ],
+)
+def test_what_no_setting_can_be_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """As a wrong setting, by its name, and not with a traceback."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=r"shop|SHOP|max_pending"):
+        load_settings()
+
+
+def test_arguments_of_the_library_are_no_settings(tmp_path: Path) -> None:
+    """A key of a file that pydantic-settings would take for itself is as unknown as any other."""
+    path = tmp_path / "settings.toml"
+    path.write_text("_cli_parse_args = true\n")
+    with pytest.raises(ConfigurationError, match="_cli_parse_args: there is no such setting"):
+        load_settings(path)

@@ -20,7 +20,7 @@ from streams.backtest.report import calibration_chart, heading, table, write_pag
 from streams.backtest.scores import Scores
 from streams.backtest.sessions import Sessions
 from streams.driver import TopologyDriver
-from streams.errors import SourceError
+from streams.errors import ConfigurationError, SourceError
 from streams.records import CLICKSTREAM, DEADLETTERS, EXAMPLES, ORDERS, PREDICTIONS, Record
 from streams.settings import Settings
 from streams.sources import Source
@@ -93,6 +93,10 @@ def backtest_purchase(
 
 
 def _settings(settings: Settings, source: Source, horizon_s: int | None) -> Settings:
+    if settings.score.model_pin is not None:
+        raise ConfigurationError(
+            f"score.model_pin = {settings.score.model_pin!r}: a backtest learns versions of its own; leave it out"
+        )
     # Read again in each batch: how old a product row may be is wall time, which a backtest has none of.
     score: dict[str, Any] = {"product_staleness_ms": 0}
     if horizon_s is not None:

@@ -258,7 +258,7 @@ class FilterSpec(_Part):
         if self.keep_regex is not None:
             try:
                 re.compile(self.keep_regex)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"keep_regex {self.keep_regex!r} is no regular expression ({error})") from None
         return self
 

@@ -22,12 +22,16 @@ from streams.sources.description import (
     SourceSpec,
 )
 
+_MOST_BITS = 64
+_MOST_DIGITS = 1_000
+
 
 def load_description(path: Path) -> SourceSpec:
     """Read and check a SOURCE.toml. Raises SourceError with the place, the value and the repair."""
     try:
         # Decimal, so that scale = 0.01 is a hundredth and not its nearest binary fraction.
         data = tomllib.loads(path.read_bytes().decode("utf-8-sig"), parse_float=Decimal)
+        _check_numbers(data)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, RecursionError, ArithmeticError) as error:
@@ -36,6 +40,21 @@ def load_description(path: Path) -> SourceSpec:
         return SourceSpec.model_validate(data)
     except ValidationError as error:
         raise SourceError(f"{path}: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _check_numbers(value: Any) -> None:
+    """Raise ValueError for numbers that nothing is measured in, and that take ages to print or to compare."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if key != "scale":  # which has bounds of its own
+                _check_numbers(one)
+    elif isinstance(value, list):
+        for one in value:
+            _check_numbers(one)
+    elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ValueError(f"an integer of {value.bit_length()} bits; at most {_MOST_BITS} are taken")
+    elif isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) > _MOST_DIGITS:
+        raise ValueError(f"the number {value}; its exponent lies between ±{_MOST_DIGITS}")
 
 
 def _explain(item: Any) -> str:

@@ -48,6 +48,7 @@ _BATCH = 1_000
 _SETTLE_EVERY = 50
 _TOLD = 10
 _NEVER = 1 << 62
+_LOTS = 1 << 16
 
 
 def verify_features(
@@ -189,12 +190,13 @@ class _Run:
         if sample is None:
             return
         self._reading.again(EXAMPLES)
-        count, least = 0, 1.0
+        counts = np.zeros(_LOTS, np.int64)
         for partition in range(self._partitions):
             for batch in self._reading.examples(partition):
-                count += len(batch.examples)
-                least = min([least, *(_lot(example.user) for example in batch.examples)])
-        self._share = max(sample / max(count, 1), least)
+                for example in batch.examples:
+                    counts[int(_lot(example.user) * _LOTS)] += 1
+        enough = np.flatnonzero(np.cumsum(counts) >= sample)
+        self._share = (int(enough[0]) + 1) / _LOTS if len(enough) else 1.0
 
     def end(self) -> Report:
         """Return what was found."""
@@ -219,7 +221,7 @@ class _Run:
             events = task.events(applied)
             if item.user_id is None:
                 continue
-            chosen = self._share is None or _lot(item.user_id) <= self._share
+            chosen = self._share is None or _lot(item.user_id) < self._share
             if isinstance(item, Click) and not applied.redriven:
                 example = self._example(task, applied, chosen=chosen)
                 if example is not None:
@@ -356,8 +358,8 @@ class _Run:
 
 
 def _lot(user: str) -> float:
-    """Return a user's lot, from 0 to 1, by the hash of the name."""
-    return int.from_bytes(blake2b(user.encode(), digest_size=8).digest(), "little") / 2**64
+    """Return a user's lot, from 0 to less than 1, by the hash of the name."""
+    return int.from_bytes(blake2b(user.encode(), digest_size=6).digest(), "little") / 2**48
 
 
 def _vector(example: Example) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from features.sets import SCORE_FEATURES
-from schemas.internal import ActivityBatch, Example, decode_activity, encode_activity
+from schemas.internal import ActivityBatch, Example, decode_activity, decode_examples, encode_activity
 from streams.driver import TopologyDriver
 from streams.errors import LogTruncated
 from streams.logs import FACTS, RecordedTopics, Topics
@@ -164,11 +165,20 @@ def test_one_changed_value_is_one_mismatch(topics: RecordedTopics, feature: str,
 
 
 def verify_only(topics: Topics, user: str) -> Report:
-    """Verify by the oracle as many users as it takes to have this one among them."""
-    from streams.verification.features import _lot
+    """Verify one user by the oracle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streams.verification.features._lot", lambda one: 0.0 if one == user else 0.999)
+        return verify(topics, by="oracle", sample=1)
 
-    total = verify(topics).examples
-    return verify(topics, by="oracle", sample=int(_lot(user) * total) + 1)
+
+@pytest.mark.parametrize("sample", [1, 50, 500, 100_000])
+def test_a_sample_is_about_as_large_as_asked_for(topics: RecordedTopics, sample: int) -> None:
+    """As many as it takes, and no more than one user too many."""
+    records = [record for number in range(PARTITIONS) for record in topics.read(Input(EXAMPLES, number))]
+    every = Counter(example.user for record in records for example in decode_examples(record.value or b"").examples)
+    found = verify(topics, sample=sample)
+    wanted = min(sample, every.total())
+    assert wanted <= found.compared < wanted + max(every.values())
 
 
 def test_what_rounding_does_is_no_mismatch(topics: RecordedTopics) -> None:
