@@ -145,7 +145,7 @@ def _text(feature: Feature, value: float) -> str:
 def _note(feature: Feature, value: float) -> str:
     if feature.aggregate == "since" and value == feature.limit:
         return ": that long ago, or never"
-    return ": for an event without a price" if feature.name.endswith("_price_ratio") else ""
+    return ": for an event without a price" if "_price_ratio" in feature.name else ""
 
 
 def _checkpoint(header: Header | None) -> list[str]:
