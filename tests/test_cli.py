@@ -21,6 +21,7 @@ from features.sets import SCORE_SET, memory_ms, schema_hash
 from streams.cli.app import _COMMANDS, app
 from streams.cli.features import _table as _features_table
 from streams.cli.status import _table
+from streams.cli.train import _in_words
 from streams.errors import ConfigurationError, StoreUnavailable
 from streams.kafka import _SAME_LINE_S, _Sparing
 from streams.settings import Settings, load_settings
@@ -276,3 +277,20 @@ def test_a_client_without_a_broker_says_so_once_a_minute() -> None:
     assert not passes(line.format(2, 15), 1_001.0)
     assert passes(line.format(1, 0).replace("refused", "timed out"), 1_001.0)
     assert passes(line.format(1, 3), 1_000.0 + _SAME_LINE_S)
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (
+            {"wql_lstm": 0.4977, "wql_seasonal": 0.5244, "win": 0.051, "decision": "promoted"},
+            "0.5244 (+5.1%): promoted",
+        ),
+        ({"win": 0.0, "decision": "shadow"}, "stays in shadow, for neither can win: nothing was sold in the buckets"),
+    ],
+)
+def test_training_says_who_won_and_why_nobody_could(figures: dict[str, object], said: str) -> None:
+    """Figures that are none are left out of the JSON, and are no words either."""
+    line = _in_words({"version": "7", **figures})
+    assert said in line
+    assert "nan" not in line

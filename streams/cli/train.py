@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from math import isnan
 from typing import Annotated
 
 import typer
@@ -53,4 +54,9 @@ def _in_words(figures: dict[str, object]) -> str:
         return f"not trained: {figures['reason']}"
     lstm, seasonal, win = (figures.get(name, float("nan")) for name in ("wql_lstm", "wql_seasonal", "win"))
     verdict = "promoted" if figures["decision"] == "promoted" else "stays in shadow"
+    if isnan(float(str(seasonal))):
+        return (
+            f"{figures['version']}: {verdict}, for neither can win: nothing was sold in the buckets held out; "
+            "train again once the latest buckets hold sales"
+        )
     return f"{figures['version']}: WQL {lstm:.4f}, seasonal forecast {seasonal:.4f} ({win:+.1%}): {verdict}"
