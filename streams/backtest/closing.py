@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from msgspec.structs import replace
 
 from schemas.codec import Catalog, Click, Order, Plan
-from streams.backtest.feed import Event, Feed
+from streams.backtest.feed import Event, Feed, count_dead_letters
 from streams.backtest.ledger import Ledger
 from streams.backtest.quiet import quiet_demand_stage
 from streams.driver import TopologyDriver
@@ -93,6 +93,7 @@ class ClosedBuckets:
         self._lateness_ms = settings.time.allowed_lateness_s * 1_000
         self._driver = TopologyDriver(settings, [ScoreStage, quiet_demand_stage], retain=False)
         self._driver.tap(HISTORY, self._on_history)
+        self._dead = count_dead_letters(self._driver)
         source.nothing_sold = self._on_nothing_sold
         self.feed = Feed(self._driver, _STAGES, _CHUNK_EVENTS)
 
@@ -140,6 +141,7 @@ class ClosedBuckets:
         )  # fmt: skip
         told: dict[str, Any] = {name: score.get(name, 0) for name in names}
         told |= {name: demand.get(name, 0) for name in ("activity_rows", "buckets_closed", "buckets_revised")}
+        told["dead_letters"] = dict(sorted(self._dead.items()))
         if self.categories is not None:
             told["without_category"] = dict(self.categories.unknown)
         return {"events": self.feed.events, **told}

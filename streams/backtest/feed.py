@@ -7,14 +7,28 @@ enters another tile of so many ms: then product rows are never older than the ti
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from schemas.codec import Catalog, Click, Order, Plan, encode_event
+from schemas.outputs import decode_dead_letter
 from streams.driver import TopologyDriver
-from streams.records import CLICKSTREAM, ORDERS
+from streams.records import CLICKSTREAM, DEADLETTERS, ORDERS, Record
 from streams.sources import Source
 
 Event = Click | Order | Catalog | Plan
+
+
+def count_dead_letters(driver: TopologyDriver) -> Counter[str]:
+    """Count what the stages refuse from now on, by topic and reason."""
+    found: Counter[str] = Counter()
+
+    def note(record: Record) -> None:
+        letter = decode_dead_letter(record.value or b"")
+        found[f"{letter.topic}.{letter.reason}"] += 1
+
+    driver.tap(DEADLETTERS, note)
+    return found
 
 
 class Feed:

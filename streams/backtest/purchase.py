@@ -11,8 +11,8 @@ from typing import Any
 
 from schemas.codec import Click
 from schemas.internal import decode_examples
-from schemas.outputs import PurchasePrediction, decode_dead_letter, decode_prediction
-from streams.backtest.feed import Feed, share_read
+from schemas.outputs import PurchasePrediction, decode_prediction
+from streams.backtest.feed import Feed, count_dead_letters, share_read
 from streams.backtest.files import CsvRows, csv_file, make_folder, stamp, write_json
 from streams.backtest.promises import Promise, Promises
 from streams.backtest.quiet import quiet_demand_stage
@@ -21,7 +21,7 @@ from streams.backtest.scores import Scores
 from streams.backtest.sessions import Sessions
 from streams.driver import TopologyDriver
 from streams.errors import ConfigurationError, SourceError
-from streams.records import CLICKSTREAM, DEADLETTERS, EXAMPLES, ORDERS, PREDICTIONS, Record
+from streams.records import CLICKSTREAM, EXAMPLES, ORDERS, PREDICTIONS, Record
 from streams.settings import Settings
 from streams.sources import Source
 from streams.sources.shop import with_shop_of
@@ -116,7 +116,7 @@ class _Run:
         self._driver = TopologyDriver(settings, [ScoreStage, quiet_demand_stage, LearnStage], retain=False)
         self._driver.tap(PREDICTIONS, self._on_prediction)
         self._driver.tap(EXAMPLES, self._on_examples)
-        self._driver.tap(DEADLETTERS, self._on_dead_letter)
+        self._dead = count_dead_letters(self._driver)
         self.feed = Feed(self._driver, _STAGES, chunk_events)
         horizon_ms = settings.score.horizon_s * 1_000
         self._promises = Promises(horizon_ms, settings.time.allowed_lateness_s * 1_000, self._settled)
@@ -124,7 +124,6 @@ class _Run:
         self._places: dict[str, tuple[str, int]] = {}
         self._base_rate = self._promises.base_rate()
         self._count: Counter[str] = Counter()
-        self._dead: Counter[str] = Counter()
 
     def put(self, topic: str, key: bytes | None, event: Any) -> bool:
         """Take an event; say whether a chunk ended with it."""
@@ -197,11 +196,6 @@ class _Run:
     def _on_examples(self, record: Record) -> None:
         assert record.value is not None
         self._promises.hear(decode_examples(record.value))
-
-    def _on_dead_letter(self, record: Record) -> None:
-        assert record.value is not None
-        letter = decode_dead_letter(record.value)
-        self._dead[f"{letter.topic}.{letter.reason}"] += 1
 
     def _settled(self, promise: Promise) -> None:
         if promise.as_of < self._from:

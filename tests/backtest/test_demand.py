@@ -19,7 +19,7 @@ from streams.backtest.closing import local_midnight
 from streams.backtest.demand import DemandRequest, backtest_demand
 from streams.backtest.files import stamp
 from streams.backtest.scores import LEVELS
-from streams.settings import Settings
+from streams.settings import KafkaSettings, Settings
 from streams.sources import open_source
 from tests.backtest.conftest import HOUR, START, Row, Shop, lines_of, random_shop, rows_of
 
@@ -131,6 +131,23 @@ def test_an_origin_sees_nothing_from_its_time_on(tmp_path: Path) -> None:
     whole, with_future, cut = (lines_of(tmp_path / f"out{name}" / "forecasts.csv") for name in "abc")
     assert whole == with_future == cut
     assert len(whole) == 1 + 4 * 3 * 3
+
+
+def test_what_the_stages_refuse_is_counted(tmp_path: Path) -> None:
+    """An order larger than any event may be is in no forecast, and in the accounts."""
+    shop = random_shop(24, days=10)
+    row = next(row for row in shop.orders if row["status"] == "placed")
+    lines = [{**row, "order": "huge", "product": f"{number:03d}" + "\u6f22" * 190} for number in range(1_000)]
+    at = shop.orders.index(row)
+    Shop(shop.clicks, [*shop.orders[:at], *lines, *shop.orders[at:]]).write(tmp_path)
+    small = Settings(kafka=KafkaSettings(max_message_bytes=100_000))
+    request = DemandRequest("D", horizon=1, origins="2014-05-18", top=4)
+    counts = [
+        backtest_demand(open_source(path), small, request, path.parent / "out")["counts"]
+        for path in (tmp_path / "shop.toml", shop.write(tmp_path / "plain"))
+    ]
+    assert [one["dead_letters"] for one in counts] == [{"orders.oversized": 1}, {}]
+    assert counts[0]["activity_rows"] == counts[1]["activity_rows"]
 
 
 def test_a_cancellation_undoes_its_order_where_it_was_counted(tmp_path: Path) -> None:
