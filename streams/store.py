@@ -20,7 +20,6 @@ from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
     MovedError,
-    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -103,11 +102,12 @@ class RedisStore:
         all_masters = {"target_nodes": redis.RedisCluster.PRIMARIES} if self._cluster else {}
         try:
             told = self._answer(lambda: self._client.info("memory", **all_masters))
-        except NoPermissionError as error:
+        except ResponseError as error:  # what passes was told apart already
             _LOG.warning("Redis does not say whether it evicts rows (%s); maxmemory-policy must be noeviction", error)
             return
         # Of a cluster with one shard the client gives what that one said.
-        for node, memory in [("Redis", told)] if "maxmemory_policy" in told else told.items():
+        nodes = told if all(isinstance(memory, dict) for memory in told.values()) else {"Redis": told}
+        for node, memory in nodes.items():
             policy = str(memory.get("maxmemory_policy"))
             if policy.startswith("allkeys"):
                 raise ConfigurationError(

@@ -22,8 +22,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from streams.children import free_port, port_is_free, start_child, stop_child
 from streams.errors import TidecastError
 from streams.roles import ROLES, log_to_stderr, on_stop
@@ -35,6 +33,8 @@ _HOPELESS_RESTARTS = 5
 _STABLE_S = 60.0
 # These say that starting again is no use: settings, topics, contradictions.
 _FINAL_CODES = (2, 3, 4)
+# What other commands must know besides where the servers are.
+_SHARED = frozenset({"shop", "time", "score", "demand", "learn", "train"})
 # No prediction waits for it.
 _DISPENSABLE = "control"
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")
@@ -186,13 +186,13 @@ def embedded_environment(bootstrap: str, redis_url: str, data_dir: Path) -> dict
 
 
 def _as_variables(given: Settings) -> dict[str, str]:
-    """Return what was set, secrets apart, as variables: which rows are whose depends on the shop, for one."""
+    """Return what was set of the shop and its stages as variables: whose rows are whose depends on it."""
     found = {}
-    for section in given.model_fields_set:
+    for section in _SHARED & given.model_fields_set:
         part = getattr(given, section)
         values = part.model_dump(mode="json", include=part.model_fields_set)
         for key in part.model_fields_set:
-            if values[key] is not None and not isinstance(getattr(part, key), SecretStr):
+            if values[key] is not None:
                 text = values[key] if isinstance(values[key], str) else json.dumps(values[key])
                 found[f"TIDECAST_{section}__{key}".upper()] = text
     return found

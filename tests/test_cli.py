@@ -53,8 +53,8 @@ def test_another_shell_has_the_settings_of_what_runs(tmp_path: Path, monkeypatch
     file = tmp_path / "settings.toml"
     file.write_text(
         '[shop]\ntimezone = "Europe/London"\ncurrency = "GBP"\nrates = { EUR = 0.86 }\n'
-        '[kafka]\nsasl_password = "hush"\n'
-        '[demand]\nhorizon = 9\n[runtime]\nmetrics_port = 0\n[control]\nstatus_urls = ["http://a/", "http://b/"]\n'
+        '[kafka]\nsasl_password = "hush"\nextra = { "ssl.key.password" = "hush" }\n'
+        '[demand]\nhorizon = 9\n[runtime]\nmetrics_port = 0\n[control]\nstatus_urls = ["http://u:hush@b/"]\n'
     )
     monkeypatch.setenv("TIDECAST_CONFIG", str(file))
     monkeypatch.setenv("TIDECAST_SHOP__COUNTRY", "GB")
@@ -65,7 +65,7 @@ def test_another_shell_has_the_settings_of_what_runs(tmp_path: Path, monkeypatch
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     here = load_settings()
-    for section in ("shop", "demand", "runtime", "control", "score", "time"):
+    for section in ("shop", "demand", "learn", "score", "time"):
         assert getattr(here, section) == getattr(there, section)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from confluent_kafka import KafkaError, Message, Producer
 
 from streams import kafka
-from streams.records import MARKER_HEADER, Input
+from streams.records import MARKER_HEADER, Input, is_marker
 from streams.runtime.merge import Entry
 from streams.runtime.task import Task
 from streams.settings import Settings, TimeSettings
@@ -49,10 +49,13 @@ class IdleInputs:
             notes.clear()
 
     def heard(self, input_: Input, entries: Sequence[Entry]) -> None:
-        """Note what an input brought. What is refused says nothing of its time: with that alone an input is quiet."""
+        """Note what an input brought. What is refused says nothing of its time: with that alone an input is quiet.
+
+        A marker that is refused, by a broker whose clock is behind, did not do its work: it is due again.
+        """
         self._at_end.discard(input_)
         kinds = {entry.item.__class__ for entry in entries} - {Rejected}
-        if kinds:
+        if kinds or any(is_marker(entry.record) for entry in entries):
             self._marked.pop(input_, None)
             self._waited_for.pop(input_, None)
         if kinds - {TimeMarker}:

@@ -32,6 +32,8 @@ RawRow = tuple[int, Row, BadValue | None]
 _SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _LONGEST_CELL = 1_000_000
+_MOST_LINES = 250
+_BLANKS = re.compile(r'"[ \t]+(,|\r?\n|$)')
 
 
 class TableFile:
@@ -116,45 +118,19 @@ class TableFile:
         return header
 
     def _csv_rows(self) -> Iterator[RawRow]:
-        """Yield the rows. Where a quote is astray its line is read by itself, so that it takes no others with it."""
         width = len(self.header)
         join = "".join
+        number = 0
         with self._open() as text:
-            held: list[str] = []
-            take = held.append
-            again: deque[str] = deque()
-
-            def lines() -> Iterator[str]:
-                while again:
-                    take(again.popleft())
-                    yield held[-1]
-                for line in text:
-                    take(line)
-                    yield line
-
-            reader = _csv_reader(lines())
-            next(reader, None)
-            number = 0
-            while True:
-                held.clear()
-                problem = None
-                try:
-                    row = next(reader, None)
-                except csv.Error as error:
-                    row, problem = _alone(held[0]), error
-                    # Read by this reader, and no part of the row.
-                    again.extendleft(reversed(held[1:]))
-                    reader = _csv_reader(lines())
-                if row is None:
-                    return
+            for row, problem in _csv_records(text, width):
                 if not row and problem is None:
                     continue
                 number += 1
                 bad = None
-                if not join(row).isascii() and _UNDECODED.search(join(row)):
-                    bad = BadValue("undecodable", "row", "is not UTF-8")
-                elif len(row) != width and problem is not None:
+                if problem is not None:
                     bad = BadValue("undecodable", "row", f"is no CSV: {problem}")
+                elif not join(row).isascii() and _UNDECODED.search(join(row)):
+                    bad = BadValue("undecodable", "row", "is not UTF-8")
                 elif len(row) != width:
                     bad = BadValue("invalid", "row", f"has {len(row)} fields where the header has {width}")
                 yield number, row, bad
@@ -217,8 +193,66 @@ def _csv_reader(lines: Iterable[str]) -> Any:
     return csv.reader(lines, strict=True)
 
 
+def _csv_records(text: Iterator[str], width: int) -> Iterator[tuple[Row, csv.Error | None]]:
+    """Yield the records behind the header, and why one cannot be read.
+
+    A quote astray may take any number of lines into its cell. Lines that are rows by themselves are read as such.
+    """
+    held: list[str] = []
+    again: deque[str] = deque()
+    take = held.append
+
+    def lines() -> Iterator[str]:
+        while again:
+            take(again.popleft())
+            yield held[-1]
+        for line in text:
+            take(line)
+            if len(held) > _MOST_LINES:
+                raise csv.Error(f"a row of more than {_MOST_LINES} lines")
+            yield line
+
+    reader = _csv_reader(lines())
+    next(reader, None)
+    while True:
+        held.clear()
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            rows, rest = _astray(held, width)
+            for row in rows:
+                yield row, None if len(row) == width else error
+            again.extendleft(reversed(rest))
+            reader = _csv_reader(lines())
+        else:
+            yield row, None
+
+
+def _astray(lines: list[str], width: int) -> tuple[list[Row], list[str]]:
+    """Return the rows in lines that are no CSV as they stand, and those of the lines to be read again.
+
+    >>> _astray(['3,"gift\\n', "4,cup\\n", '5,"wrap\\n'], 2)
+    ([['3', 'gift'], ['4', 'cup'], ['5', 'wrap']], [])
+    >>> _astray(['3,"a gift\\n', 'with care" ,1\\n'], 3)
+    ([['3', 'a gift\\nwith care', '1']], [])
+    """
+    alone = [_alone(line) for line in lines if line.strip("\r\n")]
+    if all(len(row) == width for row in alone):
+        return alone, []
+    try:
+        # Blanks behind a closing quote are a common slip.
+        whole = list(csv.reader(_BLANKS.sub(r'"\1', "".join(lines)).splitlines(keepends=True), strict=True))
+    except csv.Error:
+        whole = []
+    if len(whole) == 1 and len(whole[0]) == width:
+        return whole, []
+    return [alone[0] if len(alone[0]) == width else []], lines[1:]
+
+
 def _alone(line: str) -> Row:
-    """Return the cells of a line that is no CSV as it stands, a quote in it being a character like others."""
+    """Return the cells of a line by itself, in which a quote astray is a character like others."""
     try:
         return next(csv.reader([line.rstrip("\r\n")]), [])
     except csv.Error:

@@ -356,8 +356,9 @@ class _DemandState(Forward):
             # Whether or not the row is still stored.
             step.count("activity_before_memory")
             return
-        if row.kind == EventKind.PURCHASE and number > series.last:
-            self._wake(product, number, step, outputs)
+        if row.kind == EventKind.PURCHASE:
+            tell = self._wake if number > series.last else self._fill
+            tell(product, number, step, outputs)
         bucket = series.closed_at(number)
         if bucket is None:
             step.count("activity_before_memory")
@@ -391,6 +392,14 @@ class _DemandState(Forward):
                 outputs.append(self._history(product, one, bucket, 0))
         if self._closed < series.sold + rest:
             self._enliven(product)
+
+    def _fill(self, product: str, number: int, step: Step, outputs: list[Output]) -> None:
+        """Say what a sale in bucket `number`, which lies between two lives, brings into the history."""
+        series, rest = self._series[product], self._stage.settings.demand.retire_after
+        for one in range(number, min(number + rest, series.last) + 1):
+            bucket = series.closed_at(one)
+            if bucket is not None and not series.said(one, rest) and step.emit:
+                outputs.append(self._history(product, one, bucket, 0))
 
     def _enliven(self, product: str) -> None:
         if product not in self._live:

@@ -118,6 +118,11 @@ class Series(msgspec.Struct):
         index = number - self.last - 1 + len(self.closed)
         return self.closed[index] if 0 <= index < len(self.closed) else None
 
+    def said(self, number: int, rest: int) -> bool:
+        """Say whether a closed bucket was said: it lies within `rest` behind a sale, as far as is remembered."""
+        at = number - self.last - 1 + len(self.closed)
+        return at - rest < 0 or any(bucket.sales for bucket in self.closed[at - rest : at + 1])
+
     def revise(self, number: int) -> int:
         """Count a change of a closed bucket; returns its revision, from 1."""
         self.revisions[number] = self.revisions.get(number, 0) + 1

@@ -161,7 +161,7 @@ def test_what_cannot_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SourceError, match=r"has no \[clicks\]"):
         of_source(path, tmp_path / "out")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigurationError, match=r"tidecast\[parquet\]"):
+    with pytest.raises(ConfigurationError, match=r"pip install -e '\.\[parquet\]'"):
         TrainingTable(tmp_path / "out", 60)
 
 

@@ -164,5 +164,5 @@ with EmbeddedServers(Path(sys.argv[1])) as servers:
 def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing wheel is a configuration error with its repair."""
     monkeypatch.setattr(streams.embedded.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'tidecast\[embedded\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install -e '\.\[embedded\]'"):
         EmbeddedServers(tmp_path).__enter__()

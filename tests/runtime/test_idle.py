@@ -228,3 +228,18 @@ def test_what_is_refused_holds_nothing_up(arrivals: list[tuple[str, int]], garba
             written += 1
     assert traffic.applied == events
     assert written <= 4 * len(arrivals) + (60 if garbage else 0)
+
+
+def test_a_marker_that_is_refused_is_sent_again() -> None:
+    """It came back, and moved no time: a broker whose clock is behind took it for one of the future."""
+    traffic = Traffic()
+    traffic.click(1_000)
+    traffic.idle.at_end(INPUTS[1])
+    traffic.marks()
+    traffic.now += IDLE_S
+    assert traffic.marks() == [(INPUTS[1], 1_001)]
+    traffic.mark(INPUTS[1], 10**12)
+    traffic.idle.at_end(INPUTS[1])
+    traffic.marks()
+    traffic.now += IDLE_S
+    assert traffic.marks() == [(INPUTS[1], 1_001)]

@@ -9,6 +9,7 @@ import redis
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -16,7 +17,7 @@ from redis.exceptions import (
     SlotNotCoveredError,
 )
 
-from streams.errors import StoreUnavailable
+from streams.errors import ConfigurationError, StoreUnavailable
 from streams.runtime.checkpoint import Checkpoint
 from streams.store import RedisStore
 
@@ -112,3 +113,39 @@ def test_a_cluster_is_given_row_by_row() -> None:
     checkpoint = Checkpoint(None, b"header", {"u:1": b"a", "u:2": b"b", "u:3": None}, {}, {})
     RedisStore(cast(redis.Redis, client), "tc").checkpoint("score.a-0", checkpoint)
     assert client.said == ["tc:{score.a-0}:u:1", "tc:{score.a-0}:u:2", "tc:{score.a-0}:h"]
+
+
+class _Informing:
+    """A client that says this of its server."""
+
+    def __init__(self, said: Any) -> None:
+        self._said = said
+
+    def info(self, section: str, **of: Any) -> Any:
+        if isinstance(self._said, Exception):
+            raise self._said
+        return self._said
+
+
+@pytest.mark.parametrize("said", [{"maxmemory_policy": "allkeys-lfu"}, {"a": {"maxmemory_policy": "allkeys-random"}}])
+def test_a_server_that_evicts_is_refused(said: Any) -> None:
+    """Whether it says so alone or as one of several."""
+    store = RedisStore(cast(redis.Redis, _Informing(said)), "tc")
+    with pytest.raises(ConfigurationError, match="maxmemory-policy is allkeys-"):
+        store.check()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"maxmemory_policy": "noeviction", "used_memory": 1},
+        {"maxmemory_policy": "volatile-lru"},
+        {"used_memory": 1, "maxmemory": 0},
+        {"a": {"maxmemory_policy": "noeviction"}, "b": {}},
+        NoPermissionError("no permissions"),
+        ResponseError("unknown command 'INFO'"),
+    ],
+)
+def test_a_server_that_evicts_no_rows_or_does_not_say_is_taken(said: Any) -> None:
+    """Rows bear no time to live, so that volatile policies leave them."""
+    RedisStore(cast(redis.Redis, _Informing(said)), "tc").check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -73,3 +74,20 @@ def test_what_lies_between_two_lives_is_in_no_history() -> None:
     _, late = _said([(0, 0), (12, 2), (0, 0)], sweeps=False)
     assert {day for day, _ in late} == {day for day, _ in on_time}
     assert not {4, 5, 6, 7, 8, 9} & {day for day, _ in late}
+
+
+@settings(max_examples=25)
+@example([15, 20])
+@example([20, 15])
+@given(st.permutations([8, 12, 15, 16, 20]).map(lambda days: days[:3]))
+def test_late_sales_are_told_in_any_order(days: list[int]) -> None:
+    """The history ends as that of sales in time, day by day; each day begins with revision 0."""
+    late = [(0, 0), *((30 if n == 0 else 1, 30 + n - day) for n, day in enumerate(days))]
+    in_time = [(0, 0)]
+    for before, day in pairwise([0, *sorted(days)]):
+        in_time.append((day - before, 0))
+    in_time.append((32 - max(days), 0))  # the other's last day
+    told = _said([*late, (33 - 30 - len(days), 0)], sweeps=False)[1]
+    assert {day for day, revision in told if revision == 0} == {day for day, _ in told}
+    wanted = _said(in_time, sweeps=False)[1]
+    assert {day for day, _ in told if day < 30} == {day for day, _ in wanted if day < 30}
