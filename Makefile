@@ -45,7 +45,7 @@ $(VENV)/.embedded: pyproject.toml constraints.txt | $(VENV)/.created
 	@$(BIN)/python -m streams.kernels
 	@touch $@
 
-# What the tests and checks need: torch (on Linux with CUDA, 5 GB on disk), linters, testcontainers.
+# What the tests and checks need: torch (on Linux with CUDA, most of the room), linters, testcontainers.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo 'installing the development environment into $(VENV) (with torch: several GB) ...'
 	@$(PIP_INSTALL) -e '.[dev]' || $(call ROOM,6.5 GB,3.5 GB)

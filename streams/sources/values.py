@@ -136,7 +136,7 @@ def _since_epoch(unit: str) -> Callable[[str], int]:
 
 def _floor(text: str, factor: int) -> int:
     value = number("time", text)
-    return int(_EXACT.multiply(value, factor).to_integral_value("ROUND_FLOOR")) if value.adjusted() < 20 else TIME_END
+    return int(scaled(value, Decimal(factor)).to_integral_value("ROUND_FLOOR")) if value.adjusted() < 20 else TIME_END
 
 
 def _iso(slow: Callable[[str], int]) -> Callable[[str], int]:
